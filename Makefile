@@ -1,0 +1,71 @@
+# The few commands everyone uses; CI calls only these. `make help` lists them.
+#
+# Everything is built from this folder, Debian 12 packages and crates.io. Targets install the Debian packages they
+# need (scripts/install-deps.sh: by name, as root or with sudo, silent when they are there).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+IMAGES_DIR ?= $(CURDIR)/target/images
+VARIANT ?= systemd-boot
+SCENARIO ?=
+export FLIPSIDE_IMAGES := $(IMAGES_DIR)
+export FLIPSIDE_BUNDLE_TOOL := $(TARGET_DIR)/release/bundle-tool
+deps = scripts/install-deps.sh
+
+.PHONY: help build deb tools images demo test check fmt unit vm-test bench docs clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build everything for this machine (debug)
+	@$(deps) build
+	cargo build --workspace
+
+deb: ## the Debian package for an appliance: target/debian/flipside_*.deb
+	@$(deps) build
+	scripts/build-deb.sh
+
+tools: ## bundle-tool, optimised
+	@$(deps) build
+	cargo build --release -p bundle-tool
+
+images: deb tools ## the virtual test appliance and its releases (VARIANT=systemd-boot)
+	@$(deps) images
+	scripts/build-images.sh "$(VARIANT)"
+
+demo: images ## watch a virtual appliance update itself, and come back from a bad release (KEEP=1 leaves it running)
+	@$(deps) vm
+	cargo run --release -q -p qemu-tests --bin demo -- $(if $(KEEP),--keep)
+
+test: ## everything CI runs: check, unit, VM scenarios; says how long each part took
+	@scripts/run-parts.sh check unit vm-test
+
+check: ## formatting, lints, unit files, scripts, licences
+	@$(deps) build check
+	cargo fmt --all --check
+	cargo clippy -q --workspace --all-targets -- -D warnings
+	scripts/check.sh
+
+fmt: ## format the sources
+	cargo fmt --all
+
+unit: ## unit, property and integration tests (root adds loop devices and network faults)
+	@$(deps) build test
+	cargo test --workspace --exclude qemu-tests
+	cargo test -p qemu-tests --lib
+
+vm-test: images ## VM scenarios on real boot loaders; SCENARIO=name runs those whose name contains it
+	@$(deps) vm
+	cargo test -p qemu-tests --test vm -- $(SCENARIO)
+
+bench: tools ## size, speed and memory beside other tools, as ratios of one run
+	@$(deps) bench
+	scripts/bench.sh
+
+docs: ## the guide as a website: target/book
+	scripts/build-docs.sh
+
+clean: ## forget everything built
+	rm -rf target
