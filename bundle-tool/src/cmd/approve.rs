@@ -1,0 +1,205 @@
+//! `bundle-tool approve`: what a region allows, for whom, now.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bundle::approval::{APPROVAL_KIND, APPROVAL_TYPE, Approval, Entry, RolloutState, SALT_LEN};
+use bundle::channel::Channel;
+use bundle::dsse::Envelope;
+use bundle::keys::{KeySet, PrivateKey};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::cmd::publish::now;
+use crate::webroot::{WebRoot, is_release};
+use crate::{files, output, text};
+
+mod change;
+
+const EXAMPLE: &str = "Examples:
+  bundle-tool approve --root /srv/updates --region eu-west --channel stable --release 2.4.1 \\
+      --key keys/eu-west.pem --threshold 1% --rule ring=canary:100% --hold hardware=rev-a:known-bad-nic
+  … --release 2.4.1 --threshold 25%       # go on: everything else stays as it was
+  … --release 2.4.1 --halt                # stop it for good
+  … --expires 7d                          # only renew; every change renews
+  … --release 2.4.1 --window mon,tue@01:00+180 --expires 14d --max-stale 12h
+
+The document is made when it is missing; its version rises with every change.";
+
+/// Create or change a region's approval
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// Folder a web server serves
+    #[arg(long, value_name = "DIR")]
+    root: PathBuf,
+    /// The region
+    #[arg(long)]
+    region: String,
+    /// The channel
+    #[arg(long)]
+    channel: String,
+    /// Private key of the region; several times for several
+    #[arg(long, value_name = "KEY.pem", required = true)]
+    key: Vec<PathBuf>,
+    /// Release to approve or change: version, manifest digest, or the first 8 or more digits of it
+    #[arg(long, value_name = "VERSION|DIGEST")]
+    release: Option<String>,
+    #[command(flatten)]
+    change: change::Change,
+    /// When the approval ends: a date, or from now
+    #[arg(long, default_value = "7d", value_name = "TIME")]
+    expires: String,
+    /// How long devices may use a stored copy (default 6h)
+    #[arg(long, value_name = "DURATION", value_parser = text::seconds)]
+    max_stale: Option<u64>,
+    /// Raise the epoch, after a stolen region key: outranks every version signed so far
+    #[arg(long)]
+    raise_epoch: bool,
+    /// Start a new document although the present one is not signed by these keys
+    #[arg(long)]
+    blindly_replace_approval: bool,
+    /// Print the document as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let keys = args.key.iter().map(|path| files::private_key(path)).collect::<Result<Vec<_>>>()?;
+    let web = WebRoot::new(&args.root);
+    let path = web.approval(&args.region, &args.channel);
+    let now = now()?;
+    let mut approval = load(&path, args, &keys, now)?;
+    approval.issued = now;
+    approval.expires = text::time(&args.expires, now)?;
+    // A document issued in the second it was changed before must still outrank it: the version does that.
+    approval.version += 1;
+    approval.epoch += u64::from(args.raise_epoch);
+    approval.max_stale_seconds = args.max_stale.unwrap_or(approval.max_stale_seconds);
+    match &args.release {
+        Some(wanted) => edit(&mut approval, &web, args, wanted)?,
+        None => anyhow::ensure!(args.change.is_empty(), "say which release to change: --release VERSION"),
+    }
+    approval.crit = crit(&approval);
+    let mut envelope = Envelope::new(APPROVAL_TYPE, approval.to_bytes()?);
+    for key in &keys {
+        envelope.sign(key)?;
+    }
+    files::replace(&path, &envelope.to_bytes()?)?;
+    if args.json {
+        return output::json(&approval);
+    }
+    print(&approval, &path);
+    Ok(())
+}
+
+/// The approval as it stands. What somebody else put there must not be signed again by us.
+fn load(path: &Path, args: &Args, keys: &[PrivateKey], now: Timestamp) -> Result<Approval> {
+    if !path.exists() || args.blindly_replace_approval {
+        return Ok(Approval {
+            kind: APPROVAL_KIND.to_owned(),
+            region: args.region.clone(),
+            channel: args.channel.clone(),
+            epoch: 1,
+            version: 0,
+            issued: now,
+            expires: now.checked_add(SignedDuration::from_secs(1))?,
+            max_stale_seconds: 6 * 3600,
+            entries: Vec::new(),
+            crit: Vec::new(),
+        });
+    }
+    let read = || -> Result<Approval> {
+        let keys = keys.iter().map(PrivateKey::public).collect::<Result<KeySet, _>>()?;
+        let verified = Envelope::parse(&files::document(path)?)?.verify(APPROVAL_TYPE, &keys, 1)?;
+        Ok(Approval::parse(&verified.payload)?)
+    };
+    read().with_context(|| format!("the approval {} (--blindly-replace-approval starts a new one)", path.display()))
+}
+
+fn edit(approval: &mut Approval, web: &WebRoot, args: &Args, wanted: &str) -> Result<()> {
+    let place = approval.entries.iter().position(|entry| is_release(&entry.release, wanted));
+    if args.change.removes() {
+        let place = place.with_context(|| format!("no rollout of {wanted} to remove"))?;
+        approval.entries.remove(place);
+        return Ok(());
+    }
+    let place = match place {
+        Some(place) => place,
+        None => {
+            approval.entries.push(new_entry(web, args, wanted)?);
+            approval.entries.len() - 1
+        }
+    };
+    match approval.entries.get_mut(place) {
+        Some(entry) => args.change.apply(entry),
+        None => Ok(()),
+    }
+}
+
+fn new_entry(web: &WebRoot, args: &Args, wanted: &str) -> Result<Entry> {
+    let path = web.channel(&args.channel);
+    // Not verified: the region does not hold the release keys, and devices check the release itself anyway.
+    let envelope = Envelope::parse(&files::document(&path)?).with_context(|| path.display().to_string())?;
+    let channel = Channel::parse(&envelope.payload).with_context(|| path.display().to_string())?;
+    let mut found = channel.releases.iter().filter(|each| is_release(&each.release, wanted));
+    let release = found.next().with_context(|| {
+        let names = channel.releases.iter().map(|each| each.release.version.to_string()).collect::<Vec<_>>();
+        format!("channel {} has no release {wanted}; it has {}", args.channel, names.join(", "))
+    })?;
+    anyhow::ensure!(found.next().is_none(), "{wanted} names several releases; give more digits");
+    let mut salt = [0; SALT_LEN];
+    getrandom::fill(&mut salt).map_err(|error| anyhow::anyhow!("no randomness from the kernel: {error}"))?;
+    Ok(Entry {
+        rollout: release.release.version.to_string(),
+        state: RolloutState::Rolling,
+        priority: 0,
+        release: release.release.clone(),
+        salt: STANDARD.encode(salt),
+        // Nobody, until somebody says how many.
+        threshold_bp: 0,
+        rules: Vec::new(),
+        holds: Vec::new(),
+        window: None,
+        urls: Vec::new(),
+    })
+}
+
+/// Fields that restrict: a reader that does not know one of them must not go on as if it were not there.
+fn crit(approval: &Approval) -> Vec<String> {
+    let any = |is_used: fn(&Entry) -> bool| approval.entries.iter().any(is_used);
+    let used = [
+        ("rules", any(|entry| !entry.rules.is_empty())),
+        ("holds", any(|entry| !entry.holds.is_empty())),
+        ("window", any(|entry| entry.window.is_some())),
+    ];
+    used.into_iter().filter(|(_, used)| *used).map(|(name, _)| name.to_owned()).collect()
+}
+
+fn print(approval: &Approval, path: &Path) {
+    println!(
+        "{}: {} {}, epoch {}, version {}",
+        path.display(),
+        approval.region,
+        approval.channel,
+        approval.epoch,
+        approval.version
+    );
+    println!("valid until {}, stored copies for {} s", approval.expires, approval.max_stale_seconds);
+    for entry in &approval.entries {
+        let state = format!("{:?}", entry.state).to_lowercase();
+        let share = f64::from(entry.threshold_bp) / 100.0;
+        println!("  {} (counter {}): {state}, {share} % of devices", entry.release.version, entry.release.counter);
+        entry.rules.iter().for_each(|rule| {
+            println!("    {}: {} %", change::describe(&rule.matches), f64::from(rule.threshold_bp) / 100.0);
+        });
+        entry
+            .holds
+            .iter()
+            .for_each(|hold| println!("    held for {}: {}", change::describe(&hold.matches), hold.reason));
+        if let Some(window) = &entry.window {
+            println!("    activated {:?} from {} for {} minutes", window.days, window.start, window.minutes);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! `bundle-tool inspect`: what is in a bundle. Believes nothing and says so.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use bundle::chunks::{ChunksHeader, ChunksReader};
+use bundle::digest::Digest;
+use bundle::dsse::Envelope;
+use bundle::layout::MemberKind;
+use bundle::manifest::Manifest;
+use bundle::random::{RandomReader, read_envelope};
+use serde::Serialize;
+
+use crate::output::{self, bytes};
+
+/// Show what is in a bundle, without verifying it
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  bundle-tool inspect demo.bundle\n  bundle-tool inspect demo.bundle --json | jq .manifest.counter"
+)]
+pub struct Args {
+    /// The bundle
+    bundle: PathBuf,
+    /// Print facts as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Facts {
+    size: u64,
+    manifest_sha256: Digest,
+    signatures: Vec<String>,
+    manifest: Manifest,
+    images: Vec<ImageFacts>,
+}
+
+#[derive(Serialize)]
+struct ImageFacts {
+    name: String,
+    frame_size: u32,
+    frames: u32,
+    zero_frames: u32,
+    raw: u64,
+    stored: u64,
+    largest_frame: u32,
+    chunk_groups: u32,
+    chunks: u32,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let facts = gather(args).with_context(|| args.bundle.display().to_string())?;
+    if args.json { output::json(&facts) } else { print(&facts) }
+}
+
+fn gather(args: &Args) -> Result<Facts> {
+    let mut file = BufReader::new(File::open(&args.bundle)?);
+    let bytes = read_envelope(&mut file)?;
+    let envelope = Envelope::parse(&bytes)?;
+    let manifest = Manifest::parse(&envelope.payload)?;
+    let mut reader = RandomReader::new(file, bytes.len() as u64, manifest)?;
+    let manifest = reader.manifest().clone();
+    let images = manifest.images.iter().enumerate().map(|(n, image)| {
+        let records = reader.index(n).with_context(|| format!("index of {}", image.name))?;
+        let header = *records.header();
+        let (mut zero_frames, mut largest_frame) = (0, 0);
+        for record in records {
+            let record = record.with_context(|| format!("index of {}", image.name))?;
+            zero_frames += u32::from(record.zero);
+            largest_frame = largest_frame.max(record.stored_len);
+        }
+        let chunks = reader.layout().member(MemberKind::Chunks, n).cloned();
+        let chunks = chunks.map(|member| -> Result<ChunksHeader> {
+            Ok(*ChunksReader::new(reader.content(&member, 0)?, image)?.header())
+        });
+        let chunks = chunks.transpose().with_context(|| format!("chunks of {}", image.name))?;
+        Ok(ImageFacts {
+            chunk_groups: chunks.map_or(0, |header| header.groups),
+            chunks: chunks.map_or(0, |header| header.chunks),
+            name: image.name.clone(),
+            frame_size: header.frame_size,
+            frames: header.frame_count,
+            zero_frames,
+            raw: image.size,
+            stored: image.payload.size,
+            largest_frame,
+        })
+    });
+    let images = images.collect::<Result<Vec<_>>>()?;
+    Ok(Facts {
+        size: reader.layout().len(),
+        manifest_sha256: Digest::of(&envelope.payload),
+        signatures: envelope.signatures.into_iter().map(|each| each.key_id).collect(),
+        manifest,
+        images,
+    })
+}
+
+fn print(facts: &Facts) -> Result<()> {
+    let manifest = &facts.manifest;
+    println!("release     {} (counter {}) for {}", manifest.version, manifest.counter, manifest.compatible);
+    println!("manifest    {}", facts.manifest_sha256);
+    println!("created     {}", manifest.created);
+    let some = |name: &str, text: String| {
+        if !text.is_empty() {
+            println!("{name:11} {text}");
+        }
+    };
+    some("hardware", manifest.hardware.join(", "));
+    some("installs on", manifest.from.map(|from| from_text(from.min_counter, from.max_counter)).unwrap_or_default());
+    some("floor", if manifest.rollback_floor > 0 { manifest.rollback_floor.to_string() } else { String::new() });
+    some("data format", manifest.state_schema.map(|s| format!("reads {} to {}", s.min, s.max)).unwrap_or_default());
+    some("hooks", manifest.hooks.join(", "));
+    some("critical", manifest.crit.join(", "));
+    for (name, value) in &manifest.attestations {
+        println!("attested    {name}: {value}");
+    }
+    println!("bundle      {}", bytes(facts.size));
+    for (image, stats) in manifest.images.iter().zip(&facts.images) {
+        let share = stats.stored as f64 * 100.0 / stats.raw.max(1) as f64;
+        let kind = format!("{:?}", image.kind).to_lowercase();
+        println!("image       {} ({kind}): {} in {} ({share:.1} %)", image.name, bytes(stats.raw), bytes(stats.stored));
+        println!(
+            "            {} frames of {} KiB, {} all zeros; largest stored {}",
+            stats.frames,
+            stats.frame_size / 1024,
+            stats.zero_frames,
+            bytes(stats.largest_frame.into())
+        );
+        if let Some(chunks) = &image.chunks {
+            println!(
+                "            {} chunks in {} groups ({} of {} KiB), {} of addresses",
+                stats.chunks,
+                stats.chunk_groups,
+                chunks.method,
+                chunks.target / 1024,
+                bytes(chunks.size)
+            );
+        }
+        println!("            sha256 {}", image.sha256);
+    }
+    facts.signatures.iter().for_each(|id| println!("signature   by {id} (not checked here: bundle-tool verify)"));
+    if facts.signatures.is_empty() {
+        println!("signature   none");
+    }
+    Ok(())
+}
+
+fn from_text(min: u64, max: Option<u64>) -> String {
+    match max {
+        Some(max) => format!("counters {min} to {max}"),
+        None => format!("counters from {min}"),
+    }
+}

@@ -1,0 +1,208 @@
+//! `bundle-tool publish`: a bundle onto the web root, and the channel index that names it.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use bundle::approval::ReleaseRef;
+use bundle::channel::{CHANNEL_TYPE, Channel, ChannelDelta, ChannelRelease};
+use bundle::digest::Digest;
+use bundle::dsse::Envelope;
+use bundle::keys::{KeySet, PrivateKey};
+use bundle::manifest::{MANIFEST_TYPE, Manifest};
+use bundle::random::{RandomReader, read_envelope};
+use bundle::reason::Reason;
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::cmd::delta::{self, Effort};
+use crate::progress::Progress;
+use crate::refusal::Refused;
+use crate::release::Release;
+use crate::webroot::WebRoot;
+use crate::{files, output};
+
+const EXAMPLE: &str = "Example:
+  bundle-tool publish demo-2.4.1.bundle --root /srv/updates --channel stable --key keys/release.pem
+
+Writes ROOT/bundles/<digest>.bundle, with --deltas 3 also ROOT/deltas/<from>-<to>.delta for devices that run one of
+the last three releases, then ROOT/channels/<channel>/channel.dsse.json, each in one step.
+Devices take it only once their region approves it: bundle-tool approve.";
+
+/// Above this share of the bundle, in percent, a delta is not worth its reads of the old image: the bundle streams.
+const MAX_SHARE: u64 = 65;
+
+/// Copy a signed bundle onto a web root and add it to a channel
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// The bundle; must be signed
+    bundle: PathBuf,
+    /// Folder a web server serves
+    #[arg(long, value_name = "DIR")]
+    root: PathBuf,
+    /// The channel
+    #[arg(long)]
+    channel: String,
+    /// Private release key that signs the channel index; several times for several
+    #[arg(long, value_name = "KEY.pem", required = true)]
+    key: Vec<PathBuf>,
+    /// Trust root to hold bundle and channel index against (default: the keys given)
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
+    /// Start a new channel index although the present one is not signed by these keys
+    #[arg(long)]
+    blindly_replace_channel: bool,
+    /// Make deltas from that many of the releases before
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    deltas: usize,
+    #[command(flatten)]
+    effort: Effort,
+    /// No progress
+    #[arg(long, short)]
+    quiet: bool,
+    /// Print facts as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    anyhow::ensure!(bundle::document::is_name(&args.channel), "a channel name is like stable or beta-2");
+    let keys = args.key.iter().map(|path| files::private_key(path)).collect::<Result<Vec<_>>>()?;
+    let (believed, threshold) = believed(args, &keys)?;
+    let web = WebRoot::new(&args.root);
+    let (manifest, digest, size) =
+        open(&args.bundle, &believed, threshold).with_context(|| args.bundle.display().to_string())?;
+    let path = web.channel(&args.channel);
+    let mut channel = load(&path, args, &believed, threshold)?;
+    add(&mut channel, &manifest, digest, size)?;
+
+    let url = WebRoot::bundle_url(&digest);
+    // The bundle first: once the index names it, it must be there.
+    web.put(&args.bundle, &url)?;
+    let made = deltas(args, &web, &channel, &digest)?;
+    if let Some(release) = channel.releases.iter_mut().find(|each| each.release.manifest_sha256 == digest) {
+        release.deltas.retain(|each| made.iter().all(|delta| delta.from != each.from));
+        release.deltas.extend(made.iter().cloned());
+    }
+    let mut envelope = Envelope::new(CHANNEL_TYPE, channel.to_bytes()?);
+    for key in &keys {
+        envelope.sign(key)?;
+    }
+    if envelope.verify(CHANNEL_TYPE, &believed, threshold).is_err() {
+        eprintln!(
+            "warning: the channel index needs {threshold} signatures and has {}; add them with: bundle-tool sign {}",
+            keys.len(),
+            path.display()
+        );
+    }
+    files::replace(&path, &envelope.to_bytes()?)?;
+    if args.json {
+        return output::json(&json!({
+            "deltas": made, "channel": channel.channel, "channel_version": channel.version, "manifest_sha256": digest,
+            "version": manifest.version, "counter": manifest.counter, "size": size, "url": url,
+        }));
+    }
+    println!("release {} (counter {}), manifest {digest}", manifest.version, manifest.counter);
+    println!("bundle  {} ({})", web.file(&url).display(), output::bytes(size));
+    made.iter().for_each(|delta| println!("delta   from {} ({})", delta.from.short(), output::bytes(delta.size)));
+    println!("channel {} version {}: {}", channel.channel, channel.version, path.display());
+    Ok(())
+}
+
+/// Whose signatures count: the trust root's release role, else any one of the given keys.
+fn believed(args: &Args, keys: &[PrivateKey]) -> Result<(KeySet, usize)> {
+    match &args.trust {
+        Some(path) => Ok(files::trust(path)?.release_keys()),
+        None => Ok((keys.iter().map(PrivateKey::public).collect::<Result<KeySet, _>>()?, 1)),
+    }
+}
+
+fn open(path: &Path, keys: &KeySet, threshold: usize) -> Result<(Manifest, Digest, u64)> {
+    let mut file = BufReader::new(File::open(path)?);
+    let bytes = read_envelope(&mut file)?;
+    let verified = Envelope::parse(&bytes)?.verify(MANIFEST_TYPE, keys, threshold)?;
+    let manifest = Manifest::parse(&verified.payload)?;
+    let reader = RandomReader::new(file, bytes.len() as u64, manifest)?;
+    Ok((reader.manifest().clone(), Digest::of(&verified.payload), reader.layout().len()))
+}
+
+/// The channel as it stands. What somebody else put there must not be signed again by us.
+fn load(path: &Path, args: &Args, keys: &KeySet, threshold: usize) -> Result<Channel> {
+    let empty = Channel {
+        channel: args.channel.clone(),
+        version: 0,
+        issued: Timestamp::UNIX_EPOCH,
+        releases: Vec::new(),
+        crit: Vec::new(),
+    };
+    if !path.exists() || args.blindly_replace_channel {
+        return Ok(empty);
+    }
+    let read = || -> Result<Channel> {
+        let verified = Envelope::parse(&files::document(path)?)?.verify(CHANNEL_TYPE, keys, threshold)?;
+        Ok(Channel::parse(&verified.payload)?)
+    };
+    read().with_context(|| format!("the channel index {} (--blindly-replace-channel starts a new one)", path.display()))
+}
+
+fn add(channel: &mut Channel, manifest: &Manifest, digest: Digest, size: u64) -> Result<()> {
+    let release = ReleaseRef { version: manifest.version.clone(), counter: manifest.counter, manifest_sha256: digest };
+    let clash = channel.releases.iter().map(|each| &each.release).find(|each| {
+        each.manifest_sha256 != digest && (each.counter == release.counter || each.version == release.version)
+    });
+    if let Some(clash) = clash {
+        return Err(Refused(
+            Reason::CounterRollback,
+            format!(
+                "the channel already has another release {} with counter {}; counters rise and are never used twice",
+                clash.version, clash.counter
+            ),
+        )
+        .into());
+    }
+    let deltas = channel.find(&digest).map(|each| each.deltas.clone()).unwrap_or_default();
+    channel.releases.retain(|each| each.release.manifest_sha256 != digest);
+    channel.releases.push(ChannelRelease { release, size, urls: vec![WebRoot::bundle_url(&digest)], deltas });
+    channel.releases.sort_by_key(|each| std::cmp::Reverse(each.release.counter));
+    channel.version += 1;
+    channel.issued = now()?;
+    Ok(())
+}
+
+/// Deltas from the releases before, those that do not pay left out.
+fn deltas(args: &Args, web: &WebRoot, channel: &Channel, digest: &Digest) -> Result<Vec<ChannelDelta>> {
+    let full = channel.find(digest).map_or(0, |release| release.size);
+    let counter = channel.find(digest).map_or(0, |release| release.release.counter);
+    let before = channel.releases.iter().filter(|each| each.release.counter < counter).take(args.deltas);
+    let mut made = Vec::new();
+    for release in before {
+        let from = release.release.manifest_sha256;
+        let url = WebRoot::delta_url(&from, digest);
+        let path = web.file(&url);
+        std::fs::create_dir_all(path.parent().context("no folder")?).with_context(|| path.display().to_string())?;
+        let old = Release::open(&web.file(&WebRoot::bundle_url(&from)))?;
+        anyhow::ensure!(old.digest == from, "{} is not the bundle its name says", old.path.display());
+        let new = Release::open(&args.bundle)?;
+        let progress = Progress::new(args.quiet || args.json);
+        let built = delta::make(&old, new, &args.effort.settings(), &path, &progress)?;
+        if built.size.saturating_mul(100) > full.saturating_mul(MAX_SHARE) {
+            eprintln!(
+                "note: no delta from {}: it would have {} % of the bundle",
+                release.release.version,
+                built.size * 100 / full.max(1)
+            );
+            std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
+            continue;
+        }
+        let recipes_sha256 = Some(built.recipes_sha256);
+        made.push(ChannelDelta { from, size: built.size, urls: vec![url], recipes_sha256 });
+    }
+    Ok(made)
+}
+
+/// To the second: nobody needs more, and documents stay short.
+pub fn now() -> Result<Timestamp> {
+    Ok(Timestamp::from_second(Timestamp::now().as_second())?)
+}

@@ -1,0 +1,100 @@
+//! `bundle-tool recall`: take a release back.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use bundle::approval::ReleaseRef;
+use bundle::channel::{CHANNEL_TYPE, Channel};
+use bundle::dsse::Envelope;
+use bundle::keys::{KeySet, PrivateKey};
+use bundle::recall::{RECALL_TYPE, Recall, Recalled};
+use jiff::Timestamp;
+
+use crate::cmd::publish::now;
+use crate::webroot::{WebRoot, is_release};
+use crate::{files, output};
+
+const EXAMPLE: &str = "Example:
+  bundle-tool recall --root /srv/updates --channel stable --key keys/release.pem \\
+      --release 2.4.1 --go-back-to 2.4.0 --reason 'loses settings'
+
+Devices do not install a recalled release any more. Those that run it go back when their other slot still holds the
+release named by --go-back-to; the others stay until a newer release comes.";
+
+/// Take a release back, signed by the release keys
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// Folder a web server serves
+    #[arg(long, value_name = "DIR")]
+    root: PathBuf,
+    /// The channel
+    #[arg(long)]
+    channel: String,
+    /// Private release key; several times for several
+    #[arg(long, value_name = "KEY.pem", required = true)]
+    key: Vec<PathBuf>,
+    /// Release to recall: version, manifest digest, or the first 8 or more digits of it
+    #[arg(long, value_name = "VERSION|DIGEST")]
+    release: String,
+    /// Release to go back to
+    #[arg(long, value_name = "VERSION|DIGEST")]
+    go_back_to: Option<String>,
+    /// Why, for people
+    #[arg(long, value_name = "TEXT", required_unless_present = "lift")]
+    reason: Option<String>,
+    /// Take the recall itself back
+    #[arg(long, conflicts_with_all = ["go_back_to", "reason"])]
+    lift: bool,
+    /// Print the document as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let keys = args.key.iter().map(|path| files::private_key(path)).collect::<Result<Vec<_>>>()?;
+    let believed = keys.iter().map(PrivateKey::public).collect::<Result<KeySet, _>>()?;
+    let web = WebRoot::new(&args.root);
+    let path = web.recall(&args.channel);
+    let channel_path = web.channel(&args.channel);
+    let channel = Channel::parse(&payload(&channel_path, CHANNEL_TYPE, &believed)?)?;
+    let mut recall = if path.exists() {
+        Recall::parse(&payload(&path, RECALL_TYPE, &believed)?)?
+    } else {
+        let issued = Timestamp::UNIX_EPOCH;
+        Recall { channel: args.channel.clone(), version: 0, issued, recalls: Vec::new(), crit: Vec::new() }
+    };
+    let release = find(&channel, &args.release)?;
+    recall.recalls.retain(|each| each.release.manifest_sha256 != release.manifest_sha256);
+    if let Some(reason) = args.reason.as_ref().filter(|_| !args.lift) {
+        let go_back_to = args.go_back_to.as_deref().map(|wanted| find(&channel, wanted)).transpose()?;
+        recall.recalls.push(Recalled { release, go_back_to, reason: reason.clone() });
+    }
+    recall.version += 1;
+    recall.issued = now()?;
+    let mut envelope = Envelope::new(RECALL_TYPE, recall.to_bytes()?);
+    for key in &keys {
+        envelope.sign(key)?;
+    }
+    files::replace(&path, &envelope.to_bytes()?)?;
+    if args.json {
+        return output::json(&recall);
+    }
+    println!("{}: version {}", path.display(), recall.version);
+    for each in &recall.recalls {
+        let back = each.go_back_to.as_ref().map(|to| format!(", back to {}", to.version)).unwrap_or_default();
+        println!("  {} (counter {}) is recalled{back}: {}", each.release.version, each.release.counter, each.reason);
+    }
+    Ok(())
+}
+
+/// What stands there, when our own keys signed it.
+fn payload(path: &Path, kind: &str, keys: &KeySet) -> Result<Vec<u8>> {
+    let envelope = Envelope::parse(&files::document(path)?).with_context(|| path.display().to_string())?;
+    Ok(envelope.verify(kind, keys, 1).with_context(|| path.display().to_string())?.payload)
+}
+
+fn find(channel: &Channel, wanted: &str) -> Result<ReleaseRef> {
+    let found = channel.releases.iter().find(|each| is_release(&each.release, wanted));
+    Ok(found.with_context(|| format!("channel {} has no release {wanted}", channel.channel))?.release.clone())
+}

@@ -1,0 +1,124 @@
+//! `bundle-tool sign`: adds signatures to a bundle or to any other signed document.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bundle::build::{publish, replace_envelope};
+use bundle::dsse::Envelope;
+use bundle::keys::SIGNATURE_LEN;
+use bundle::manifest::Manifest;
+use bundle::random::read_envelope;
+
+use crate::files;
+
+const EXAMPLE: &str = "Example:
+  bundle-tool sign demo.bundle --key keys/release.pem
+
+Example with a key that can not leave its hardware module or cloud service:
+  bundle-tool sign demo.bundle --print-pae > pae.bin
+  openssl pkeyutl -sign -rawin -inkey release.pem -in pae.bin -out sig.bin     # or any Ed25519 signer
+  bundle-tool sign demo.bundle --attach sig.bin --public-key keys/release.pub.pem";
+
+/// Add signatures to a bundle, trust root, channel index or approval
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// A bundle or a .dsse.json document; changed in one step
+    file: PathBuf,
+    /// Private key to sign with; several times for several
+    #[arg(long, value_name = "KEY.pem", required_unless_present_any = ["print_pae", "attach"])]
+    key: Vec<PathBuf>,
+    /// Print the bytes to sign elsewhere
+    #[arg(long, conflicts_with_all = ["key", "attach"])]
+    print_pae: bool,
+    /// Signature made elsewhere: 64 bytes, raw or base64
+    #[arg(long, value_name = "SIG", requires = "public_key", conflicts_with = "key")]
+    attach: Option<PathBuf>,
+    /// Public key the attached signature is of
+    #[arg(long, value_name = "KEY.pub.pem")]
+    public_key: Option<PathBuf>,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let signable = Signable::open(&args.file)?;
+    let mut envelope = Envelope::parse(signable.envelope()).with_context(|| args.file.display().to_string())?;
+    if args.print_pae {
+        return std::io::stdout().write_all(&envelope.pae()).context("writing the bytes to sign");
+    }
+    let mut signed = Vec::new();
+    for path in &args.key {
+        signed.push(envelope.sign(&files::private_key(path)?)?);
+    }
+    if let (Some(signature), Some(public_key)) = (&args.attach, &args.public_key) {
+        let signature = read_signature(signature)?;
+        let key = files::public_key(public_key)?;
+        // A wrong signature in a released file is found by the whole fleet; here it costs a line.
+        anyhow::ensure!(
+            key.verifies(&envelope.pae(), &signature),
+            "the signature in {} is not one of {} over this file (`--print-pae` gives the bytes to sign)",
+            args.attach.as_deref().unwrap_or(Path::new("")).display(),
+            public_key.display()
+        );
+        envelope.attach(key.id(), signature);
+        signed.push(key.id());
+    }
+    signable.write(&args.file, &envelope)?;
+    for id in signed {
+        println!("{}: signed by {id}", args.file.display());
+    }
+    Ok(())
+}
+
+/// A file that has an envelope: as its whole, or as its first member.
+enum Signable {
+    Document(Vec<u8>),
+    Bundle(File, Vec<u8>),
+}
+
+impl Signable {
+    fn open(path: &Path) -> Result<Self> {
+        let what = || format!("reading {}", path.display());
+        let mut file = File::open(path).with_context(what)?;
+        let mut first = [0];
+        file.read_exact(&mut first).with_context(what)?;
+        if first == *b"{" {
+            return files::document(path).map(Self::Document);
+        }
+        let envelope = read_envelope(&mut file).with_context(what)?;
+        Ok(Self::Bundle(file, envelope))
+    }
+
+    fn envelope(&self) -> &[u8] {
+        match self {
+            Self::Document(envelope) | Self::Bundle(_, envelope) => envelope,
+        }
+    }
+
+    fn write(self, path: &Path, envelope: &Envelope) -> Result<()> {
+        let bytes = envelope.to_bytes()?;
+        match self {
+            Self::Document(_) => files::replace(path, &bytes),
+            Self::Bundle(mut file, old) => {
+                let manifest = Manifest::parse(&envelope.payload).context("the manifest")?;
+                publish(path, |out| replace_envelope(&mut file, old.len() as u64, &bytes, &manifest, out))
+                    .with_context(|| format!("writing {}", path.display()))
+            }
+        }
+    }
+}
+
+fn read_signature(path: &Path) -> Result<[u8; SIGNATURE_LEN]> {
+    let bytes = files::document(path)?;
+    if let Ok(raw) = bytes.as_slice().try_into() {
+        return Ok(raw);
+    }
+    let decoded = STANDARD.decode(bytes.trim_ascii()).ok().and_then(|raw| raw.try_into().ok());
+    match decoded {
+        Some(signature) => Ok(signature),
+        None => bail!("{} is not an Ed25519 signature: 64 bytes, raw or in base64", path.display()),
+    }
+}

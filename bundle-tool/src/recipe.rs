@@ -1,0 +1,174 @@
+//! `bundle.toml`: what goes into a bundle. Parsing only; files are read elsewhere.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use bundle::build::{ChunkChoice, ChunkMethod, Settings, Source};
+use bundle::manifest::{FromRange, ImageKind, Manifest, SchemaRange};
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::text;
+
+/// A recipe. Unknown keys are errors: a mistyped `rollback_flor` must not pass silently.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    compatible: String,
+    version: semver::Version,
+    counter: u64,
+    #[serde(default)]
+    hardware: Vec<String>,
+    #[serde(default)]
+    rollback_floor: u64,
+    from: Option<FromRange>,
+    state_schema: Option<SchemaRange>,
+    created: Option<Timestamp>,
+    #[serde(default)]
+    hooks: Vec<String>,
+    #[serde(default)]
+    attestations: BTreeMap<String, serde_json::Value>,
+    #[serde(default)]
+    crit: Vec<String>,
+    image: Vec<ImageRecipe>,
+    #[serde(default)]
+    build: BuildRecipe,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImageRecipe {
+    name: String,
+    kind: ImageKind,
+    path: PathBuf,
+    #[serde(default)]
+    chunks: ChunkRecipe,
+}
+
+/// How chunk addresses are cut: `"auto"`, `"none"`, `"fastcdc"` (32 KiB) or `"blocks"` (4 KiB).
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ChunkRecipe {
+    #[default]
+    Auto,
+    None,
+    FastCdc,
+    Blocks,
+}
+
+impl From<ChunkRecipe> for ChunkChoice {
+    fn from(recipe: ChunkRecipe) -> Self {
+        match recipe {
+            ChunkRecipe::Auto => Self::Auto,
+            ChunkRecipe::None => Self::None,
+            ChunkRecipe::FastCdc => Self::Cut(ChunkMethod::FastCdc(32 << 10)),
+            ChunkRecipe::Blocks => Self::Cut(ChunkMethod::Blocks(4 << 10)),
+        }
+    }
+}
+
+/// Settings of the build; the command line wins over them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BuildRecipe {
+    level: Option<i32>,
+    frame_size: Option<String>,
+    threads: Option<usize>,
+}
+
+impl Recipe {
+    /// Reads `bundle.toml`.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    /// The manifest, images still missing. `now` is used when neither recipe nor `SOURCE_DATE_EPOCH` names a time.
+    pub fn manifest(&self, now: Timestamp) -> Manifest {
+        Manifest {
+            compatible: self.compatible.clone(),
+            hardware: self.hardware.clone(),
+            version: self.version.clone(),
+            counter: self.counter,
+            rollback_floor: self.rollback_floor,
+            from: self.from,
+            state_schema: self.state_schema,
+            created: self.created.unwrap_or(now),
+            images: Vec::new(),
+            hooks: self.hooks.clone(),
+            attestations: self.attestations.clone(),
+            crit: self.crit.clone(),
+        }
+    }
+
+    /// The images, their paths taken from the folder of the recipe.
+    pub fn sources(&self, folder: &Path) -> Vec<Source> {
+        let source = |image: &ImageRecipe| Source {
+            name: image.name.clone(),
+            kind: image.kind,
+            path: folder.join(&image.path),
+            chunks: image.chunks.into(),
+        };
+        self.image.iter().map(source).collect()
+    }
+
+    /// Settings of the build.
+    pub fn settings(&self) -> Result<Settings> {
+        let default = Settings::default();
+        let frame_size = self.build.frame_size.as_deref().map(text::size).transpose()?;
+        Ok(Settings {
+            level: self.build.level.unwrap_or(default.level),
+            frame_size: frame_size.unwrap_or(default.frame_size),
+            threads: self.build.threads.unwrap_or(default.threads),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: &str = r#"
+compatible = "demo"
+version = "2.4.1"
+counter = 57
+hardware = ["rev-*"]
+rollback_floor = 50
+from = { min_counter = 40 }
+state_schema = { min = 1, max = 2 }
+created = "2026-11-20T00:00:00Z"
+hooks = ["migrate"]
+crit = ["from"]
+[[image]]
+name = "rootfs"
+kind = "block"
+path = "rootfs.ext4"
+[build]
+level = 3
+frame_size = "256KiB"
+[attestations]
+revision = "abc"
+tests = { passed = 10, total = 10 }
+"#;
+
+    #[test]
+    fn a_full_recipe_is_read() {
+        let recipe: Recipe = toml::from_str(FULL).unwrap();
+        let manifest = recipe.manifest(Timestamp::UNIX_EPOCH);
+        assert_eq!((manifest.counter, manifest.created.to_string().as_str()), (57, "2026-11-20T00:00:00Z"));
+        assert_eq!(manifest.attestations["tests"]["passed"], 10);
+        assert_eq!(recipe.settings().unwrap().frame_size, 256 << 10);
+        assert_eq!(recipe.sources(Path::new("/x"))[0].path, Path::new("/x/rootfs.ext4"));
+    }
+
+    #[test]
+    fn a_mistyped_key_is_an_error() {
+        for (from, to) in [("hooks", "hoocks"), ("kind", "knid"), ("level", "lvl"), ("min_counter", "min")] {
+            let text = FULL.replace(from, to);
+            let refused = toml::from_str::<Recipe>(&text).is_err();
+            // Ranges are shared with the signed format, where unknown fields are ignored.
+            assert!(refused || from == "min_counter", "{to}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The web root: plain files that any HTTP server or object store can serve.
+//!
+//! Everything but the two signed documents is named by its digest and never changes, so caches may keep it for ever.
+//! Order of writing: what a document names first, the document last, each in one step; a reader never sees half.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use bundle::approval::ReleaseRef;
+use bundle::build::{BuildError, publish};
+use bundle::digest::Digest;
+
+/// A web root.
+pub struct WebRoot(PathBuf);
+
+impl WebRoot {
+    /// At that folder; made when something is written.
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// The signed channel index.
+    pub fn channel(&self, channel: &str) -> PathBuf {
+        self.0.join("channels").join(channel).join("channel.dsse.json")
+    }
+
+    /// The signed recall of a channel.
+    pub fn recall(&self, channel: &str) -> PathBuf {
+        self.0.join("channels").join(channel).join("recall.dsse.json")
+    }
+
+    /// The signed approval of a region for a channel.
+    pub fn approval(&self, region: &str, channel: &str) -> PathBuf {
+        self.0.join("approvals").join(region).join(format!("{channel}.dsse.json"))
+    }
+
+    /// Where a bundle is, relative to the root.
+    pub fn bundle_url(digest: &Digest) -> String {
+        format!("bundles/{digest}.bundle")
+    }
+
+    /// Where a delta is, relative to the root.
+    pub fn delta_url(from: &Digest, to: &Digest) -> String {
+        format!("deltas/{from}-{to}.delta")
+    }
+
+    /// The file behind a relative URL of ours.
+    pub fn file(&self, url: &str) -> PathBuf {
+        self.0.join(url)
+    }
+
+    /// Puts a copy of a file in place, in one step and durably.
+    pub fn put(&self, from: &Path, url: &str) -> Result<()> {
+        let to = self.file(url);
+        let what = || format!("writing {}", to.display());
+        let folder = to.parent().with_context(what)?;
+        fs::create_dir_all(folder).with_context(what)?;
+        publish(&to, |out| {
+            let mut from = File::open(from).map_err(BuildError::Write)?;
+            io::copy(&mut from, out).map_err(BuildError::Write)
+        })
+        .with_context(what)?;
+        File::open(folder).and_then(|folder| folder.sync_all()).with_context(what)
+    }
+}
+
+/// Whether people mean that release: its version, its digest, or the first 8 or more digits of it.
+pub fn is_release(release: &ReleaseRef, wanted: &str) -> bool {
+    let prefix = wanted.len() >= 8 && release.manifest_sha256.to_hex().starts_with(wanted);
+    prefix || release.version.to_string() == wanted
+}
