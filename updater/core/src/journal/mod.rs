@@ -1,0 +1,209 @@
+//! What is written down: the state that must survive a power cut, and what must never be forgotten.
+//!
+//! One JSON document. The store (a seam) keeps two checksummed copies of it; this module only knows its bytes. The
+//! boot loader is the truth and the journal a hint, so damage or a format of the future is never fatal.
+
+use std::collections::BTreeMap;
+
+use bundle::digest::Digest;
+use bundle::reason::Reason;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::facts::BootId;
+use crate::history::{Outcome, Report};
+use crate::release::{SlotRecord, Update};
+use crate::slot::{PerSlot, SlotId};
+
+mod codec;
+
+pub use codec::{Decoded, EncodeError, Loss, decode, encode};
+
+/// The format this version writes. Raised only when an older reader would *misread* it; fields are added freely.
+pub const JOURNAL_FORMAT: u32 = 1;
+
+/// The journal. Written by [`encode`], read field by field by [`decode`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Journal {
+    /// [`JOURNAL_FORMAT`] of the writer.
+    pub format: u32,
+    /// Where an update stands.
+    pub phase: Phase,
+    /// What the slots hold.
+    pub slots: PerSlot<Option<SlotRecord>>,
+    /// What never goes down.
+    pub floor: Floor,
+    /// Releases not to be tried again, by manifest digest.
+    pub blocked: BTreeMap<Digest, Blocked>,
+    /// State changes per release, for the loop breaker.
+    pub changes: BTreeMap<Digest, u32>,
+    /// Failures in a row and when to try again.
+    pub retry: Retry,
+    /// The last outcomes, oldest first.
+    pub history: Vec<Outcome>,
+    /// Reports the spool has not taken yet, oldest first.
+    pub outbox: Vec<Report>,
+    /// Number of the next report.
+    pub next_report: u64,
+    /// Reboots made because the boot loader's state could not be read in the middle of a switch; bounded.
+    pub blind_reboots: u32,
+    /// Top-level fields of a newer Flipside, kept as they are.
+    #[serde(skip)]
+    pub extra: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            format: JOURNAL_FORMAT,
+            phase: Phase::Idle,
+            slots: PerSlot::default(),
+            floor: Floor::default(),
+            blocked: BTreeMap::new(),
+            changes: BTreeMap::new(),
+            retry: Retry::default(),
+            history: Vec::new(),
+            outbox: Vec::new(),
+            next_report: 0,
+            blind_reboots: 0,
+            extra: serde_json::Map::new(),
+        }
+    }
+}
+
+/// Where an update stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Nowhere.
+    #[default]
+    Idle,
+    /// Known; the gate has not let it in.
+    Offered(Update),
+    /// Let in.
+    Approved(Update),
+    /// The boot record of the target is being cleared and the target written.
+    Writing(Update),
+    /// Written; being read back.
+    Verifying(Update),
+    /// Read back and right.
+    Staged(Update),
+    /// The boot loader is being switched to the target.
+    Armed {
+        /// What.
+        update: Update,
+        /// The boot in which it was armed.
+        boot: BootId,
+    },
+    /// The target runs and proves itself.
+    Trying(Trial),
+    /// The running slot is being rejected.
+    Reverting(Reversal),
+    /// The device went back.
+    RolledBack {
+        /// The slot that was left.
+        slot: SlotId,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// A slot on trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Which.
+    pub slot: SlotId,
+    /// What it holds; none when the journal was lost and only the boot loader knows about the trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<Update>,
+    /// The boot it was last seen in.
+    pub boot: BootId,
+    /// Uptime in milliseconds at which the trial began in that boot: the deadline runs from here, so that a restart
+    /// of the daemon does not extend it.
+    pub since_ms: u64,
+}
+
+/// A slot being left.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reversal {
+    /// Which.
+    pub slot: SlotId,
+    /// What it holds, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<Update>,
+    /// Why.
+    pub reason: Reason,
+    /// A sentence: the failed check, an operator's words.
+    #[serde(default)]
+    pub detail: String,
+    /// The boot in which it was rejected last.
+    pub boot: BootId,
+    /// Boots in which it was rejected; bounded, or a boot loader that ignores us makes the device reboot for ever.
+    #[serde(default)]
+    pub attempts: u32,
+}
+
+/// What never goes down on this device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Floor {
+    /// The lowest counter that may be installed or gone back to.
+    #[serde(default)]
+    pub counter: u64,
+    /// The data format the confirmed systems have written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_schema: Option<u32>,
+    /// The newest approval accepted, by `region/channel`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub approvals: BTreeMap<String, ApprovalFloor>,
+    /// The newest channel index accepted, by channel.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub channels: BTreeMap<String, u64>,
+    /// The newest time signed by release keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_time: Option<Timestamp>,
+}
+
+/// The newest approval accepted for a region and channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalFloor {
+    /// Raised after a stolen key.
+    pub epoch: u64,
+    /// Raised with every change.
+    pub version: u64,
+    /// SHA-256 of the document.
+    pub digest: Digest,
+    /// When it was signed.
+    pub issued: Timestamp,
+    /// When a mirror last gave it, by trusted time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Timestamp>,
+    /// Key ids that could approve then.
+    #[serde(default)]
+    pub keys: Vec<String>,
+}
+
+/// A release not to be tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocked {
+    /// Its counter; a higher one may come.
+    pub counter: u64,
+    /// Why.
+    pub reason: Reason,
+    /// A sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// Since when, by the device's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+}
+
+/// Waiting after failures.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// In a row.
+    #[serde(default)]
+    pub failures: u32,
+    /// Not before this, by the device's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+}

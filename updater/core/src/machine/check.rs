@@ -1,0 +1,380 @@
+//! Looking for a release, and asking the gate: Idle, Checking, Offered.
+
+use std::time::Duration;
+
+use bundle::reason::Reason;
+
+use super::{Machine, Mood, Ordered, Out, Search, backoff};
+use crate::effect::{Refusal, Work};
+use crate::event::{Failure, Finished};
+use crate::gate::select::{Choice, choose};
+use crate::gate::{Candidate, Decision, Inputs, Lines, Point, Verdict, approval, ask, suits};
+use crate::history::OutcomeKind;
+use crate::journal::Phase;
+use crate::now::Now;
+use crate::policy::Mode;
+use crate::release::{Source, Update, VerifiedManifest};
+use crate::status::Finding;
+
+/// Documents younger than this are not fetched again for the next question.
+const FRESH: Duration = Duration::from_secs(60);
+/// How soon to look again where a change comes within minutes: an application at work, a clock being set.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Longest sleep towards an instant of the wall clock: clocks are set, and summer time begins.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+impl Machine {
+    pub(super) fn tick_idle(&mut self, now: &Now, due: bool, out: &mut Out) {
+        if due && self.policy().mode != Mode::Off {
+            // A refusal shows in the status; nobody waits for an answer.
+            let _ = self.begin_check(now, Search::default(), out);
+        }
+    }
+
+    /// Starts to look for a release.
+    pub(super) fn begin_check(&mut self, now: &Now, search: Search, out: &mut Out) -> Result<(), Refusal> {
+        let Some(facts) = &self.facts else { return Err(super::refuse(Reason::BootControlError, "")) };
+        if facts.booted.is_none() {
+            return Err(super::refuse(Reason::SlotUnknown, Reason::SlotUnknown.sentence()));
+        }
+        if self.policy().mode == Mode::Off {
+            self.wait_for(now, Reason::Disabled, "", None);
+            return Err(super::refuse(Reason::Disabled, Reason::Disabled.sentence()));
+        }
+        let not_before = self.journal.retry.not_before.filter(|at| *at > now.wall && !search.by_operator);
+        // A date further away than any backoff was written under a wrong clock.
+        let sane = not_before.filter(|at| at.duration_since(now.wall).as_secs() <= 24 * 3600);
+        if let Some(until) = sane {
+            let reason = self.last_error.as_ref().map_or(Reason::Network, |problem| problem.reason);
+            self.wait_for(now, reason, "waiting before the next try", Some(until));
+            self.wake_at_wall(now, until);
+            return Ok(());
+        }
+        self.enter(Phase::Idle, Mood::Checking(search));
+        self.run(Ordered::Ask(None, true), Work::Ask { point: None, fetch: true }, out);
+        Ok(())
+    }
+
+    /// Asks the gate about the update at hand.
+    pub(super) fn ask(&mut self, now: &Now, point: Point, out: &mut Out) {
+        let busy = self.order.as_ref().is_some_and(|order| matches!(order.what, Ordered::Ask(..) | Ordered::Manifest));
+        if busy {
+            return;
+        }
+        let age = self.answers.as_ref().map(|(_, at)| now.uptime.saturating_sub(*at));
+        let fetch = age.is_none_or(|age| age > FRESH);
+        self.run(Ordered::Ask(Some(point), fetch), Work::Ask { point: Some(point), fetch }, out);
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        now: &Now,
+        point: Option<Point>,
+        fetched: bool,
+        result: Result<Finished, Failure>,
+        out: &mut Out,
+    ) {
+        match result {
+            Ok(Finished::Answers(mut answers)) => {
+                let young = self.answers.as_ref().filter(|(_, at)| now.uptime.saturating_sub(*at) <= FRESH);
+                // When only the surroundings were asked for, the documents of a moment ago still count.
+                if let Some((known, at)) = young.filter(|_| !fetched).cloned() {
+                    answers.documents = known.documents;
+                    self.answers = Some((answers, at));
+                } else {
+                    self.answers = Some((answers, now.uptime));
+                }
+                self.accept_documents(now);
+                match point {
+                    None => self.choose_release(now, out),
+                    Some(point) => self.decide(now, point, out),
+                }
+            }
+            Ok(_) => self.check_failed(now, &Failure::new(Reason::Internal, "an answer to another question")),
+            Err(failure) => self.check_failed(now, &failure),
+        }
+    }
+
+    /// A check or question could not even be asked.
+    fn check_failed(&mut self, now: &Now, failure: &Failure) {
+        self.fail(now, failure);
+        if matches!(self.mood, Mood::Checking(_)) {
+            self.end_check(now, failure.reason, &failure.detail, true, failure.retry_after);
+        } else {
+            self.back_off(now, failure.retry_after);
+        }
+    }
+
+    /// The documents are here: which release?
+    fn choose_release(&mut self, now: &Now, out: &mut Out) {
+        let Mood::Checking(search) = self.mood.clone() else { return };
+        if let Some(source) = search.source {
+            self.run(Ordered::Manifest, Work::ReadManifest { source, expected: None }, out);
+            return;
+        }
+        match self.with_inputs(now, |inputs| choose(inputs, search.intent)) {
+            None => self.end_check(now, Reason::Internal, "", true, None),
+            Some(Err(nothing)) => {
+                let failures = self.document_failure();
+                let transient = matches!(nothing.reason, Reason::ApprovalMissing | Reason::ApprovalStale)
+                    || failures.as_ref().is_some_and(|failure| failure.reason == nothing.reason);
+                let retry_after = failures.and_then(|failure| failure.retry_after);
+                if nothing.reason != Reason::NoUpdate {
+                    let failure = Failure::new(nothing.reason, nothing.detail.clone());
+                    self.fail(now, &failure);
+                }
+                self.end_check(now, nothing.reason, &nothing.detail, transient, retry_after);
+            }
+            Some(Ok(choice)) => self.read_manifest(search, choice, out),
+        }
+    }
+
+    fn document_failure(&self) -> Option<Failure> {
+        let documents = &self.answers.as_ref()?.0.documents;
+        documents.approval_failures.first().or(documents.channel_failure.as_ref()).cloned()
+    }
+
+    fn read_manifest(&mut self, search: Search, choice: Choice, out: &mut Out) {
+        let work = Work::ReadManifest { source: choice.source.clone(), expected: Some(choice.release.clone()) };
+        self.enter(Phase::Idle, Mood::Checking(Search { choice: Some(Box::new(choice)), ..search }));
+        self.run(Ordered::Manifest, work, out);
+    }
+
+    pub(super) fn manifest_read(&mut self, now: &Now, result: Result<Finished, Failure>, out: &mut Out) {
+        let Mood::Checking(search) = self.mood.clone() else { return };
+        let verified = match result {
+            Ok(Finished::Manifest(verified)) => verified,
+            Ok(_) => return self.check_failed(now, &Failure::new(Reason::Internal, "not a manifest")),
+            Err(failure) => return self.check_failed(now, &failure),
+        };
+        let release = verified.release();
+        if search.choice.as_ref().is_some_and(|choice| choice.release != release) {
+            // A region that lies about the counter of a genuine release must not gain by it.
+            let failure = Failure::new(Reason::Malformed, "the bundle is not the release that was approved");
+            return self.check_failed(now, &failure);
+        }
+        let (Some(facts), Some(booted)) = (&self.facts, self.booted()) else { return };
+        let installed = crate::gate::installed_counter(&self.journal, &self.setup.device, facts.booted).unwrap_or(0);
+        let mut lines = Lines::default();
+        suits(&mut lines, &self.setup.device, &self.journal, &verified.manifest, installed);
+        if let Some(reason) = lines.decide().reason() {
+            let lines = lines.into_vec();
+            let line = lines.iter().find(|line| line.finding == Finding::Refuse);
+            let failure = Failure::new(reason, line.map_or_else(String::new, |line| line.sentence.clone()));
+            return self.check_failed(now, &failure);
+        }
+        let update = offer(now, &verified, search, booted.other());
+        if self.journal.changes.get(&release.manifest_sha256).is_some_and(|count| *count > super::MAX_CHANGES) {
+            self.block(now, &release, Reason::Internal, "it caused too many state changes");
+        }
+        self.admitted = false;
+        self.enter(Phase::Offered(update), Mood::Plain);
+        self.decide(now, Point::Download, out);
+    }
+
+    /// The gate's answer for the update at hand, with the documents at hand.
+    pub(super) fn verdict(&self, now: &Now, point: Point) -> Option<Verdict> {
+        let update = self.journal.phase.update()?;
+        let over_network = matches!(update.source, Source::Urls(_));
+        let candidate = Candidate { release: &update.release, intent: update.intent, over_network };
+        self.with_inputs(now, |inputs| ask(inputs, point, &candidate))
+    }
+
+    fn decide(&mut self, now: &Now, point: Point, out: &mut Out) {
+        let Some(verdict) = self.verdict(now, point) else { return };
+        let refused = matches!(verdict.decision, Decision::Refuse { .. });
+        if self.superseded(now, refused, out) {
+            return;
+        }
+        if let (Some(rollout), Some(update)) = (&verdict.rollout, self.journal.phase.update_mut()) {
+            update.rollout = Some(rollout.clone());
+        }
+        match verdict.decision {
+            Decision::Proceed => {
+                self.waiting = None;
+                match point {
+                    Point::Download => self.download_allowed(out),
+                    Point::Activate => self.activation_allowed(out),
+                    Point::Reboot => self.reboot_allowed(out),
+                }
+            }
+            Decision::Wait { until, reason } => {
+                let detail = verdict.sentence();
+                self.wait_for(now, reason, &detail, until);
+                if point == Point::Download {
+                    self.record_deferred(now, reason, &detail);
+                }
+                self.schedule_wait(now, reason, until);
+                self.held_up(now, point, reason, false, out);
+            }
+            Decision::Refuse { reason } => {
+                let detail = verdict.sentence();
+                self.fail(now, &Failure::new(reason, detail.clone()));
+                self.held_up(now, point, reason, true, out);
+                self.wait_for(now, reason, &detail, None);
+                if self.wake.is_none() {
+                    self.wake_for_poll(now);
+                }
+            }
+        }
+    }
+
+    /// A newer or more urgent release pushes one aside that is not switched to yet. One that an operator chose stays, as
+    /// long as it may be installed at all.
+    fn superseded(&mut self, now: &Now, refused: bool, out: &mut Out) -> bool {
+        let Some(update) = self.journal.phase.update() else { return false };
+        if (update.by_operator && !refused) || !self.may_be_pushed_aside() {
+            return false;
+        }
+        let (current, intent) = (update.release.clone(), update.intent);
+        let Some(Ok(choice)) = self.with_inputs(now, |inputs| choose(inputs, intent)) else { return false };
+        if choice.release == current {
+            if let Some(update) = self.journal.phase.update_mut() {
+                update.source = choice.source;
+                update.delta = choice.delta;
+            }
+            return false;
+        }
+        self.read_manifest(Search { intent, ..Search::default() }, choice, out);
+        true
+    }
+
+    /// Not while bytes move or the boot loader is switched.
+    const fn may_be_pushed_aside(&self) -> bool {
+        self.order.is_none()
+            && matches!(
+                self.journal.phase,
+                Phase::Offered(_) | Phase::Approved(_) | Phase::Writing(_) | Phase::Staged(_)
+            )
+    }
+
+    /// What a no means for the state.
+    fn held_up(&mut self, now: &Now, point: Point, reason: Reason, refused: bool, out: &mut Out) {
+        // Without a document in force it is not this release that is refused: wait for one where we are.
+        let in_force = self.policy().standalone
+            || self.with_inputs(now, |inputs| approval::newest(inputs).is_ok()).unwrap_or(false);
+        let over = matches!(
+            reason,
+            Reason::Cancelled
+                | Reason::BlockedAfterFallback
+                | Reason::NoUpdate
+                | Reason::CounterRollback
+                | Reason::ApprovalMissing
+                | Reason::Pinned
+        );
+        match (&self.journal.phase, point) {
+            (Phase::Offered(_) | Phase::Approved(_) | Phase::Writing(_), _) if refused && !in_force => {
+                self.back_off(now, None);
+            }
+            (Phase::Offered(_) | Phase::Approved(_), _) if refused => self.enter(Phase::Idle, Mood::Plain),
+            // What is in the slot stays there and is not fetched again if the answer changes.
+            (Phase::Writing(_), _) if refused => self.abandon(now, reason, "the gate closed", out),
+            (Phase::Staged(_), _) if refused && over && in_force => self.enter(Phase::Idle, Mood::Plain),
+            (Phase::Armed { .. }, _) if refused || !is_local(reason) => self.disarm(out),
+            _ => {}
+        }
+    }
+
+    fn schedule_wait(&mut self, now: &Now, reason: Reason, until: Option<jiff::Timestamp>) {
+        if let Some(until) = until {
+            self.wake_at_wall(now, until);
+        } else if matches!(reason, Reason::Inhibited | Reason::ClockUntrusted) {
+            self.wake_in(now, LOOK_AGAIN);
+        } else {
+            // A link or a battery may stay as it is for days: the timer that starts the daemon asks again.
+            self.wake_for_poll(now);
+        }
+    }
+
+    /// Ends a check without a release.
+    fn end_check(&mut self, now: &Now, reason: Reason, detail: &str, transient: bool, retry_after: Option<Duration>) {
+        self.enter(Phase::Idle, Mood::Plain);
+        if reason == Reason::NoUpdate {
+            self.last_error = None;
+        }
+        self.wait_for(now, reason, detail, None);
+        if transient {
+            self.back_off(now, retry_after);
+        } else {
+            self.journal.retry = crate::journal::Retry::default();
+            self.wake_for_poll(now);
+        }
+    }
+
+    /// Waits longer after each failure in a row.
+    pub(super) fn back_off(&mut self, now: &Now, retry_after: Option<Duration>) {
+        let retry = &mut self.journal.retry;
+        retry.failures = retry.failures.saturating_add(1);
+        let delay = backoff(&self.setup.policy.retry, retry.failures, now.random, retry_after);
+        retry.not_before =
+            jiff::SignedDuration::try_from(delay).ok().and_then(|delay| now.wall.checked_add(delay).ok());
+        if let (Some(waiting), until) = (&mut self.waiting, retry.not_before) {
+            waiting.until = waiting.until.or(until);
+        }
+        self.wake_in(now, delay);
+    }
+
+    pub(super) fn wake_at_wall(&mut self, now: &Now, at: jiff::Timestamp) {
+        let delay = Duration::try_from(at.duration_since(now.wall)).unwrap_or_default();
+        self.wake_in(now, delay.clamp(Duration::from_secs(1), LONGEST_SLEEP));
+    }
+
+    /// Sleeps until the next look, where the daemon looks by itself. A tenth of jitter keeps a fleet out of step.
+    pub(super) fn wake_for_poll(&mut self, now: &Now) {
+        self.wake = self.policy().poll.map(|poll| {
+            let tenth = u64::try_from(poll.as_millis() / 10).unwrap_or(u64::MAX).max(1);
+            now.uptime.saturating_add(poll).saturating_add(Duration::from_millis(now.random % tenth))
+        });
+    }
+
+    /// Gives `ask` what the gate may look at; none before the first answers.
+    pub(super) fn with_inputs<T>(&self, now: &Now, ask: impl FnOnce(&Inputs<'_>) -> T) -> Option<T> {
+        let (answers, facts) = (&self.answers.as_ref()?.0, self.facts.as_ref()?);
+        Some(ask(&Inputs {
+            now,
+            device: &self.setup.device,
+            policy: &self.setup.policy,
+            journal: &self.journal,
+            facts,
+            documents: &answers.documents,
+            surroundings: &answers.surroundings,
+        }))
+    }
+
+    /// Gives up the update at hand without blocking it; the next check may offer it again.
+    pub(super) fn abandon(&mut self, now: &Now, reason: Reason, detail: &str, out: &mut Out) {
+        self.drop_order(out);
+        let slot = self.journal.phase.update().map(|update| update.target);
+        self.record(now, OutcomeKind::Failed, slot, Some((reason, detail)));
+        self.enter(Phase::Idle, Mood::Plain);
+        self.wait_for(now, reason, detail, None);
+    }
+}
+
+/// Hindrances that pass by themselves or by somebody at the device; the region does not mind.
+const fn is_local(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::NotifyOnly | Reason::WindowClosed | Reason::Metered | Reason::Inhibited | Reason::LowBattery
+    )
+}
+
+fn offer(now: &Now, verified: &VerifiedManifest, search: Search, target: crate::slot::SlotId) -> Update {
+    let (source, delta, rollout) = match search.choice {
+        Some(choice) => (choice.source, choice.delta, choice.verdict.rollout),
+        None => (search.source.unwrap_or_else(|| Source::Urls(Vec::new())), None, None),
+    };
+    Update {
+        release: verified.release(),
+        target,
+        source,
+        delta,
+        rollout,
+        intent: search.intent,
+        by_operator: search.by_operator && search.intent.stage,
+        state_schema: verified.manifest.state_schema,
+        rollback_floor: verified.manifest.rollback_floor,
+        size: verified.raw_size(),
+        offered_at: Some(now.wall),
+    }
+}

@@ -1,0 +1,286 @@
+//! Going back: Reverting, RolledBack; and staying put when that is not possible: Degraded.
+//!
+//! Nothing here asks the gate, the network or the clock on the wall: they never block a fallback.
+
+use std::time::Duration;
+
+use bundle::reason::Reason;
+
+use super::{MAX_REJECTS, Machine, Mood, Ordered, Out, TrialRun, Trouble};
+use crate::effect::{Effect, EvidenceRequest, Work};
+use crate::event::{Failure, Finished};
+use crate::facts::{BootFacts, SlotBoot};
+use crate::history::OutcomeKind;
+use crate::journal::{Phase, Reversal};
+use crate::now::Now;
+use crate::release::Update;
+use crate::slot::SlotId;
+
+/// Tries at rejecting before the reboot is left to the boot loader's own counting.
+const REJECT_TRIES: u32 = 5;
+
+impl Machine {
+    /// The trial failed: go back, if there is something to go back to.
+    pub(super) fn trial_failed(&mut self, now: &Now, reason: Reason, detail: &str, out: &mut Out) {
+        let Phase::Trying(trial) = &self.journal.phase else { return };
+        let (slot, update) = (trial.slot, trial.update.clone());
+        let fallback = self.facts.as_ref().is_some_and(|facts| facts.slot(slot.other()).is_confirmed());
+        if !fallback || self.is_looping() {
+            self.drop_order(out);
+            self.fail(now, &Failure::new(reason, detail));
+            self.enter(self.journal.phase.clone(), Mood::Degraded(Trouble::NoFallback));
+            return self.wake_in(now, Duration::from_secs(60));
+        }
+        self.revert(now, slot, update, reason, detail, out);
+    }
+
+    /// Notes why, then leaves the running slot.
+    pub(super) fn revert(
+        &mut self,
+        now: &Now,
+        slot: SlotId,
+        update: Option<Update>,
+        reason: Reason,
+        detail: &str,
+        out: &mut Out,
+    ) {
+        let Some(boot) = self.facts.as_ref().map(|facts| facts.boot_id.clone()) else { return };
+        self.drop_order(out);
+        let record = self.journal.slots.get(slot).as_ref().map(|record| record.release.clone());
+        let release = update.as_ref().map(|update| update.release.clone()).or(record);
+        self.fail(now, &Failure::new(reason, detail));
+        if let Some(release) = &release {
+            // Already here: if the journal is all that survives, it must say so.
+            self.block(now, release, reason, detail);
+        }
+        let reversal = Reversal { slot, update, reason, detail: detail.to_owned(), boot, attempts: 1 };
+        self.enter(Phase::Reverting(reversal), Mood::Plain);
+        let health = self.trial.last.take();
+        self.trial = TrialRun::default();
+        out.push(Effect::KeepEvidence(Box::new(EvidenceRequest { slot, release, reason, health })));
+        self.reject(out);
+    }
+
+    fn reject(&mut self, out: &mut Out) {
+        let Phase::Reverting(reversal) = &self.journal.phase else { return };
+        let slot = reversal.slot;
+        self.run(Ordered::Reject, Work::Reject { slot }, out);
+    }
+
+    /// The slot that is being left came up again, or the daemon restarted.
+    pub(super) fn reject_again(&mut self, out: &mut Out) {
+        let (Some(facts), Phase::Reverting(reversal)) = (&self.facts, &mut self.journal.phase) else { return };
+        if reversal.boot != facts.boot_id {
+            reversal.boot = facts.boot_id.clone();
+            reversal.attempts = reversal.attempts.saturating_add(1);
+            self.count_change();
+        }
+        self.reject(out);
+    }
+
+    pub(super) fn rejected(&mut self, now: &Now, result: Result<Finished, Failure>, out: &mut Out) {
+        let Phase::Reverting(reversal) = &self.journal.phase else { return };
+        let slot = reversal.slot;
+        let failure = match result {
+            Ok(Finished::Facts(facts)) if is_left(&facts, slot) => {
+                return self.run(Ordered::Reboot, Work::Reboot, out);
+            }
+            Ok(_) => {
+                Failure::new(Reason::BootControlError, "rejected, but the boot loader would still choose the slot")
+            }
+            Err(failure) => failure,
+        };
+        self.fail(now, &failure);
+        self.stumbles = self.stumbles.saturating_add(1);
+        if self.stumbles < REJECT_TRIES {
+            let delay = self.short_backoff(now);
+            return self.wake_in(now, delay);
+        }
+        self.stumbles = 0;
+        let counted = self.facts.as_ref().is_none_or(|facts| !facts.slot(slot).is_confirmed());
+        if counted {
+            // Every boot of an unconfirmed slot costs it a try, so the boot loader leaves it without our help.
+            self.run(Ordered::Reboot, Work::Reboot, out);
+        } else {
+            self.stay_up(now);
+        }
+    }
+
+    /// The boot loader does not listen.
+    pub(super) fn stay_up(&mut self, now: &Now) {
+        let detail = format!("the boot loader keeps booting a slot that was rejected {MAX_REJECTS} times");
+        self.fail(now, &Failure::new(Reason::BootControlError, detail));
+        self.enter(self.journal.phase.clone(), Mood::Degraded(Trouble::Ignored));
+    }
+
+    pub(super) fn tick_reverting(&mut self, due: bool, out: &mut Out) {
+        if self.order.is_none() && (due || self.wake.is_none()) {
+            // After a reboot that did not come as well: rejecting twice changes nothing.
+            self.reject(out);
+        }
+    }
+
+    /// The old system says what became of the new one.
+    pub(super) fn rolled_back(&mut self, now: &Now, reason: Reason, out: &mut Out) {
+        let (slot, detail) = match &self.journal.phase {
+            Phase::Armed { update, .. } => (update.target, String::new()),
+            Phase::Trying(trial) => (trial.slot, String::new()),
+            Phase::Reverting(reversal) => (reversal.slot, reversal.detail.clone()),
+            _ => return,
+        };
+        let known = self.journal.slots.get(slot).as_ref().map(|record| record.release.clone());
+        let release = self.journal.phase.update().map(|update| update.release.clone()).or(known);
+        let evidence = !matches!(self.journal.phase, Phase::Reverting(_));
+        if let Some(release) = &release {
+            self.block(now, release, reason, &detail);
+        }
+        self.record(now, OutcomeKind::RolledBack, Some(slot), Some((reason, &detail)));
+        self.fail(now, &Failure::new(reason, detail));
+        self.enter(Phase::RolledBack { slot, reason }, Mood::Plain);
+        if evidence {
+            // It never got to save anything itself: the kernel's crash store is all there is.
+            out.push(Effect::KeepEvidence(Box::new(EvidenceRequest { slot, release, reason, health: None })));
+        }
+        let facts = self.facts.clone();
+        match facts {
+            // Somebody chose the old slot by hand, or power was lost at the right instant: make sure that the failed one
+            // does not come back at the next boot.
+            Some(facts) if facts.confirmed_booted().is_some() && facts.slot(slot).is_choosable() => {
+                self.run(Ordered::RejectOther, Work::Reject { slot }, out);
+            }
+            Some(facts) if facts.confirmed_booted().is_none() => self.follow_facts(now, out),
+            _ => {}
+        }
+        if self.state() == crate::status::StateName::RolledBack {
+            self.wake_for_poll(now);
+        }
+    }
+
+    /// Goes on as the boot loader says.
+    pub(super) fn follow_facts(&mut self, now: &Now, out: &mut Out) {
+        let Some(facts) = &self.facts else { return };
+        match facts.booted {
+            Some(slot) if !facts.slot(slot).is_confirmed() => {
+                let update = self.journal.phase.update().filter(|update| update.target == slot).cloned();
+                self.begin_trial(now, slot, update, out);
+            }
+            _ => {
+                self.enter(Phase::Idle, Mood::Plain);
+                self.wake_for_poll(now);
+            }
+        }
+    }
+
+    /// The boot loader can not be read.
+    pub(super) fn blind(&mut self, now: &Now, failure: &Failure) {
+        self.fail(now, failure);
+        self.stumbles = self.stumbles.saturating_add(1);
+        // Not through `enter`: nothing has changed but what we can see.
+        if !matches!(self.mood, Mood::Degraded(_)) {
+            let from = self.state();
+            self.mood = Mood::Degraded(Trouble::Blind);
+            self.passed.push(super::Passage { from, to: self.state() });
+        }
+        let delay = self.short_backoff(now);
+        self.wake_in(now, delay);
+    }
+
+    pub(super) fn look_for_sight(&mut self, now: &Now, due: bool, out: &mut Out) {
+        if self.order.is_some() || !due && self.wake.is_some() {
+            return;
+        }
+        if self.lost_in_the_dark(now) {
+            self.journal.blind_reboots = self.journal.blind_reboots.saturating_add(1);
+            return self.run(Ordered::Reboot, Work::Reboot, out);
+        }
+        self.run(Ordered::Facts, Work::ReadFacts, out);
+    }
+
+    /// A new system that can not even read the boot loader's state can neither prove itself nor be rejected. Boots
+    /// are counted without us, so rebooting gets the device back to the old one. Bounded: if the old one is blind too,
+    /// rebooting does not help.
+    fn lost_in_the_dark(&self, now: &Now) -> bool {
+        let switching = matches!(self.journal.phase, Phase::Armed { .. } | Phase::Trying(_) | Phase::Reverting(_));
+        let late = now.uptime >= self.policy().health.deadline;
+        let bound = u32::from(self.policy().tries).saturating_add(1);
+        self.facts.is_none() && switching && late && self.journal.blind_reboots < bound
+    }
+
+    pub(super) fn sight_regained(&mut self, now: &Now, result: Result<Finished, Failure>, out: &mut Out) {
+        let facts = match result {
+            Ok(Finished::Facts(facts)) => Ok(facts),
+            Ok(_) => Err(Failure::new(Reason::Internal, "not facts")),
+            Err(failure) => Err(failure),
+        };
+        self.resume(now, facts, out);
+    }
+
+    /// Goes on from what journal and boot loader say: at the start, and when the boot loader can be read again.
+    pub(super) fn resume(&mut self, now: &Now, facts: Result<BootFacts, Failure>, out: &mut Out) {
+        use super::reconcile::{Resume, reconcile};
+        let facts = match facts {
+            Ok(facts) => facts,
+            Err(failure) => return self.blind(now, &failure),
+        };
+        let resume = reconcile(&self.journal.phase, &facts);
+        self.facts = Some(facts);
+        if resume == Resume::Unknown {
+            return self.blind(now, &Failure::new(Reason::SlotUnknown, Reason::SlotUnknown.sentence()));
+        }
+        self.journal.blind_reboots = 0;
+        if matches!(self.mood, Mood::Degraded(_)) {
+            let from = self.state();
+            self.mood = Mood::Plain;
+            self.passed.push(super::Passage { from, to: self.state() });
+        }
+        self.wake = None;
+        match resume {
+            Resume::Unknown => {}
+            Resume::Facts => self.follow_facts(now, out),
+            Resume::AskAgain => self.ask(now, crate::gate::Point::Download, out),
+            Resume::Rewrite => self.rewrite(now, out),
+            Resume::VerifyAgain => self.verify_again(now, out),
+            Resume::ArmAgain => self.arm(out),
+            Resume::BeginTrial => self.armed_slot_came_up(now, out),
+            Resume::GoOnTrying => self.go_on_trying(now, out),
+            Resume::WasConfirmed => self.good(now, out),
+            Resume::FellBack(reason) => self.rolled_back(now, reason, out),
+            Resume::RejectAgain => self.reject_again(out),
+            Resume::StayUp => self.stay_up(now),
+            Resume::LeaveAlone => self.leave_alone(now),
+            Resume::StayRolledBack => self.wake_for_poll(now),
+        }
+    }
+
+    fn armed_slot_came_up(&mut self, now: &Now, out: &mut Out) {
+        let Phase::Armed { update, .. } = &self.journal.phase else { return };
+        let update = update.clone();
+        self.begin_trial(now, update.target, Some(update), out);
+    }
+
+    /// Staged, or Armed without the boot loader knowing: the slot is whole, but is read back before it is used.
+    fn verify_again(&mut self, now: &Now, out: &mut Out) {
+        let Some(update) = self.journal.phase.update().cloned() else { return };
+        let target = update.target;
+        self.fresh = false;
+        self.enter(Phase::Staged(update), Mood::Plain);
+        let armed = self.facts.as_ref().is_some_and(|facts| facts.slot(target) != SlotBoot::Empty);
+        if armed {
+            // Taking back an arming was interrupted.
+            self.run(Ordered::Disarm, Work::Clear { slot: target }, out);
+        } else {
+            self.ask(now, crate::gate::Point::Activate, out);
+        }
+    }
+
+    fn leave_alone(&mut self, now: &Now) {
+        let detail = "the running slot was never written to its end; it is left alone and not confirmed";
+        self.fail(now, &Failure::new(Reason::BootedSlotUnconfirmed, detail));
+        self.enter(self.journal.phase.clone(), Mood::Degraded(Trouble::Incomplete));
+    }
+}
+
+/// Whether the boot loader will choose the other slot at the next boot.
+fn is_left(facts: &BootFacts, slot: SlotId) -> bool {
+    !facts.slot(slot).is_choosable() && facts.slot(slot.other()).is_choosable()
+}

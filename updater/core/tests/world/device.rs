@@ -1,0 +1,377 @@
+//! The device: boot loader, disk, clocks, power, operator.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use updater_core::effect::{Effect, Ticket, Work};
+use updater_core::event::{Command, Event, Failure, Surroundings};
+use updater_core::facts::{BootFacts, BootId, SlotBoot};
+use updater_core::journal::{self, Journal, Phase};
+use updater_core::machine::{Machine, Setup};
+use updater_core::now::Now;
+use updater_core::policy::{Device, HealthPolicy, Mode, Policy, RetryPolicy};
+use updater_core::release::{Intent, Source};
+use updater_core::sim::SimLoader;
+use updater_core::slot::{PerSlot, SlotId};
+
+use super::Violation;
+use super::action::{Action, Fate, Op, Quality};
+use super::region::{Region, release};
+
+/// What a slot holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    Nothing,
+    /// Writing has begun and not ended.
+    Partial,
+    /// All of that release.
+    Whole(u64),
+}
+
+/// Work that the machine ordered.
+pub struct Job {
+    pub ticket: Ticket,
+    pub work: Work,
+    pub begun: bool,
+    pub stopped: bool,
+    /// Ends only when stopped.
+    pub hangs: bool,
+}
+
+/// Everything.
+pub struct World {
+    pub loader: SimLoader,
+    pub disk: PerSlot<Content>,
+    /// Read back since it was last written.
+    pub read_back: PerSlot<bool>,
+    pub durable: Option<Vec<u8>>,
+    /// What `durable` says, so that not every look decodes it.
+    pub known: Journal,
+    pub disk_broken: bool,
+    pub booted: SlotId,
+    pub boots: u64,
+    pub uptime: Duration,
+    /// True time.
+    pub time: Timestamp,
+    pub clock_hours: i32,
+    pub clock_trusted: bool,
+    pub region: Region,
+    pub around: Surroundings,
+    pub policy: Policy,
+    pub machine: Machine,
+    pub effects: VecDeque<Effect>,
+    pub jobs: VecDeque<Job>,
+    pub dice: u64,
+    /// Counters the device fell back from and knows it.
+    pub given_up: BTreeSet<u64>,
+    /// Every required check passed at the last look of this boot.
+    pub well: bool,
+    /// Counters that the last documents handed to this process let in.
+    pub let_in: BTreeSet<u64>,
+    /// Whether this process found the slot armed: arming again needs no new answer.
+    pub found_armed: bool,
+    /// Reboots the machine asked for since the world last interfered.
+    pub reboots: u32,
+    pub violation: Option<Violation>,
+    pub story: Vec<String>,
+    pub passages: BTreeMap<(updater_core::status::StateName, updater_core::status::StateName), u64>,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let time: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        let facts = Err(Failure::new(bundle::reason::Reason::Internal, "not started"));
+        let policy = policy();
+        let now = Now { wall: time, wall_trusted: true, uptime: Duration::ZERO, random: 0 };
+        let (machine, _) = Machine::start(setup(&policy, 1), Journal::default(), facts, &now);
+        let mut world = Self {
+            loader: SimLoader::factory(SlotId::A),
+            disk: PerSlot { a: Content::Whole(1), b: Content::Nothing },
+            read_back: PerSlot { a: true, b: false },
+            durable: None,
+            known: Journal::default(),
+            disk_broken: false,
+            booted: SlotId::A,
+            boots: 0,
+            uptime: Duration::ZERO,
+            time,
+            clock_hours: 0,
+            clock_trusted: true,
+            region: Region::new(),
+            around: Surroundings::default(),
+            policy,
+            machine,
+            effects: VecDeque::new(),
+            jobs: VecDeque::new(),
+            dice: 1,
+            given_up: BTreeSet::new(),
+            well: false,
+            let_in: BTreeSet::new(),
+            found_armed: false,
+            reboots: 0,
+            violation: None,
+            story: Vec::new(),
+            passages: BTreeMap::new(),
+        };
+        world.boot(None);
+        world
+    }
+
+    pub fn now(&mut self) -> Now {
+        // Any sequence does, as long as it is the same every time (Knuth's MMIX generator).
+        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let wall = self.time + SignedDuration::from_hours(i64::from(self.clock_hours));
+        Now { wall, wall_trusted: self.clock_trusted, uptime: self.uptime, random: self.dice >> 16 }
+    }
+
+    pub fn facts(&self) -> BootFacts {
+        BootFacts {
+            boot_id: BootId(format!("boot-{}", self.boots)),
+            booted: Some(self.booted),
+            slots: self.loader.records(),
+        }
+    }
+
+    pub fn stored(&self) -> &Journal {
+        &self.known
+    }
+
+    pub fn store(&mut self, bytes: Option<Vec<u8>>) {
+        self.known = bytes.as_deref().map(|bytes| journal::decode(bytes).journal).unwrap_or_default();
+        self.durable = bytes;
+    }
+
+    pub fn quality(&self, slot: SlotId) -> Option<Quality> {
+        match self.disk.get(slot) {
+            Content::Whole(counter) => self.region.releases.get(counter).copied(),
+            Content::Nothing | Content::Partial => None,
+        }
+    }
+
+    pub fn running(&self) -> u64 {
+        match self.disk.get(self.booted) {
+            Content::Whole(counter) => *counter,
+            Content::Nothing | Content::Partial => 0,
+        }
+    }
+
+    pub fn pass(&mut self, time: Duration) {
+        self.uptime += time;
+        self.time += SignedDuration::try_from(time).unwrap();
+    }
+
+    pub fn violate(&mut self, what: impl Into<String>) {
+        self.violation.get_or_insert(what.into());
+    }
+
+    /// One line about everything.
+    pub fn line(&self) -> String {
+        format!(
+            "{} (journal {}), boot {} of {} {:?}, loader a {:?} b {:?}, disk a {:?} b {:?}, newest {} {:?}",
+            self.machine.state(),
+            phase_name(&self.stored().phase),
+            self.boots,
+            self.booted,
+            self.uptime,
+            self.loader.slots.a.boot,
+            self.loader.slots.b.boot,
+            self.disk.a,
+            self.disk.b,
+            self.region.newest(),
+            self.region.weather,
+        )
+    }
+
+    pub fn act(&mut self, action: &Action) -> Result<(), Violation> {
+        if !matches!(action, Action::Go(_)) {
+            self.reboots = 0;
+        }
+        match action {
+            Action::Go(steps) => (0..*steps).for_each(|_| self.go()),
+            Action::Fail(fault) => self.fail_work(*fault),
+            Action::PowerCut { landed, journal } => self.power_cut(*landed, *journal, None),
+            Action::BootMenu(other) => {
+                let slot = if *other { self.booted.other() } else { self.booted };
+                self.power_cut(false, Fate::Kept, Some(slot));
+            }
+            Action::Restart => self.start_daemon(),
+            Action::Operator(op) => self.operator(*op),
+            Action::Clock { hours, trusted } => (self.clock_hours, self.clock_trusted) = (*hours, *trusted),
+            Action::Offer(quality) => self.region.offer(*quality, self.time),
+            Action::Region(weather) => self.region.set(*weather, self.time),
+            Action::Inhibit(on) => {
+                self.around.inhibitors = on.then(|| "player".to_owned()).into_iter().collect();
+                self.event(Event::Tick);
+            }
+            Action::Metered(on) => self.around.metered = *on,
+            Action::Mode(mode) => {
+                let modes = [Mode::Off, Mode::Notify, Mode::Stage, Mode::Apply];
+                self.policy.mode = modes[usize::from(*mode) % 4];
+                let policy = Box::new(self.policy.clone());
+                self.event(Event::Policy(policy));
+            }
+            Action::DiskBroken(broken) => self.disk_broken = *broken,
+            Action::Sleep { minutes } => self.pass(Duration::from_secs(u64::from(*minutes) * 60)),
+        }
+        self.violation.take().map_or(Ok(()), Err)
+    }
+
+    /// Power goes, and comes back. `menu`: somebody chooses that slot.
+    pub fn power_cut(&mut self, landed: bool, fate: Fate, menu: Option<SlotId>) {
+        if landed {
+            self.land();
+        }
+        match fate {
+            Fate::Kept => {}
+            Fate::Lost => {
+                self.store(None);
+                self.given_up.clear();
+            }
+            Fate::Future => self.make_future(),
+        }
+        self.boot(menu);
+    }
+
+    /// What was in the middle of being written makes it all the same.
+    fn land(&mut self) {
+        if let Some(Effect::Persist { journal, .. }) = self.effects.front() {
+            if !self.disk_broken {
+                let bytes = journal::encode(journal).unwrap();
+                self.store(Some(bytes));
+            }
+        } else if let Some(job) = self.jobs.front().filter(|job| job.begun) {
+            let work = job.work.clone();
+            self.do_boot_control(&work);
+        }
+    }
+
+    /// The journal of a newer updater, of which only the state is beyond us.
+    fn make_future(&mut self) {
+        let Some(bytes) = &self.durable else { return };
+        let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes).unwrap();
+        fields.insert("phase".into(), serde_json::json!({"pondering": {}}));
+        fields.insert("quorum".into(), serde_json::json!(3));
+        self.store(Some(serde_json::to_vec(&fields).unwrap()));
+    }
+
+    /// The boot loader's turn, until something comes up.
+    pub fn boot(&mut self, menu: Option<SlotId>) {
+        let mut menu = menu.filter(|slot| self.loader.slots.get(*slot).boot != SlotBoot::Empty);
+        for _ in 0..20 {
+            let slot = match menu.take() {
+                Some(slot) => {
+                    self.loader.count(slot);
+                    Some(slot)
+                }
+                None => self.loader.boot(),
+            };
+            let Some(slot) = slot else { break };
+            self.boots += 1;
+            let comes_up = self.quality(slot).is_some_and(|quality| quality != Quality::NoBoot);
+            self.story.push(format!("boot {} of slot {slot}: {}", self.boots, if comes_up { "up" } else { "hangs" }));
+            if comes_up {
+                return self.came_up(slot);
+            }
+        }
+        self.violate("invariant_4_something_boots: no slot comes up");
+    }
+
+    fn came_up(&mut self, slot: SlotId) {
+        self.booted = slot;
+        self.uptime = Duration::from_secs(10);
+        self.well = false;
+        self.note_fallback();
+        self.start_daemon();
+    }
+
+    /// What the device can know about a release it came back from, it must not forget.
+    fn note_fallback(&mut self) {
+        let (journal, left) = (self.stored().clone(), self.booted.other());
+        let tried = match &journal.phase {
+            Phase::Armed { update, .. } => update.target == left,
+            Phase::Trying(trial) => trial.slot == left,
+            Phase::Reverting(reversal) => reversal.slot == left,
+            _ => false,
+        };
+        let record = journal.slots.get(left).as_ref().map(|record| record.release.counter);
+        let counter = journal.phase.update().map(|update| update.release.counter).or(record);
+        let exhausted = matches!(self.loader.slots.get(left).boot, SlotBoot::Exhausted { .. });
+        if let Some(counter) = counter.filter(|_| tried && exhausted) {
+            self.given_up.insert(counter);
+        }
+    }
+
+    pub fn start_daemon(&mut self) {
+        self.effects.clear();
+        // What was begun goes on a little and ends without anybody hearing of it.
+        self.jobs.clear();
+        self.let_in.clear();
+        let journal = self.stored().clone();
+        self.found_armed = matches!(journal.phase, Phase::Armed { .. });
+        let (now, facts) = (self.now(), self.facts());
+        let setup = setup(&self.policy, self.running());
+        let (machine, effects) = Machine::start(setup, journal, Ok(facts), &now);
+        self.machine = machine;
+        self.take(effects);
+    }
+
+    fn operator(&mut self, op: Op) {
+        let slot = |other: bool| if other { self.booted.other() } else { self.booted };
+        let command = match op {
+            Op::Check => Command::Check { by_operator: true },
+            Op::Install { force } => Command::Install {
+                source: force.then(|| Source::Urls(vec!["x.bundle".into()])),
+                intent: Intent { activate: true, reboot: true, force, ..Intent::default() },
+            },
+            Op::Activate(other) => Command::Activate { slot: slot(other) },
+            Op::Reboot => Command::Reboot,
+            Op::Confirm => Command::Confirm,
+            Op::Rollback => Command::Rollback { reason: "I say so".into() },
+            Op::Reject(other) => Command::Reject { slot: slot(other), reason: "I say so".into() },
+            Op::Retry => {
+                self.given_up.clear();
+                Command::Retry { manifest: None }
+            }
+            Op::Cancel => Command::Cancel,
+        };
+        self.event(Event::Command(command));
+    }
+}
+
+pub fn setup(policy: &Policy, running: u64) -> Setup {
+    Setup {
+        device: Device {
+            compatible: "demo".into(),
+            hardware: "rev-a".into(),
+            id: "dev-0001".into(),
+            ring: None,
+            labels: BTreeMap::new(),
+            build_time: "2026-01-01T00:00:00Z".parse().unwrap(),
+            image_counter: Some(release(running).counter),
+        },
+        policy: policy.clone(),
+        version: "test".into(),
+    }
+}
+
+fn policy() -> Policy {
+    Policy {
+        mode: Mode::Apply,
+        region: "eu".into(),
+        tries: 3,
+        health: HealthPolicy {
+            deadline: Duration::from_secs(60),
+            soak: Duration::from_secs(6),
+            interval: Duration::from_secs(2),
+            strikes: 3,
+        },
+        retry: RetryPolicy { base: Duration::from_secs(60), cap: Duration::from_secs(3600) },
+        ..Policy::default()
+    }
+}
+
+pub fn phase_name(phase: &Phase) -> String {
+    let text = format!("{phase:?}");
+    text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or("").to_owned()
+}

@@ -1,0 +1,236 @@
+//! The shell's part: effects in order, one piece of work at a time, results and timers as events.
+
+use std::time::Duration;
+
+use bundle::approval::RolloutState;
+use bundle::reason::Reason;
+use updater_core::effect::{Effect, Work};
+use updater_core::event::{Answers, Command, Event, Failure, Finished, HealthCheck, HealthReport, Transfer, Verdict};
+use updater_core::journal;
+use updater_core::machine::transitions::is_known;
+use updater_core::release::Source;
+
+use super::action::{Fault, Quality};
+use super::device::{Content, Job, World};
+use super::invariants;
+use super::region::manifest;
+
+impl World {
+    /// Hands an event to the machine. Effects that are still waiting are run first, as the shell does.
+    pub fn event(&mut self, event: Event) {
+        while !self.effects.is_empty() {
+            self.run_effect();
+        }
+        let is_command = matches!(event, Event::Command(_));
+        let now = self.now();
+        let effects = self.machine.step(&now, event);
+        let answers = effects.iter().filter(|effect| matches!(effect, Effect::Answer(_))).count();
+        if answers != usize::from(is_command) {
+            self.violate(format!("every command is answered once: {answers} answers"));
+        }
+        self.take(effects);
+    }
+
+    pub fn take(&mut self, effects: Vec<Effect>) {
+        if let Err(violation) = invariants::persist_first(&effects) {
+            self.violate(violation);
+        }
+        for passage in self.machine.take_passages() {
+            *self.passages.entry((passage.from, passage.to)).or_default() += 1;
+            self.story.push(format!("{} -> {}", passage.from, passage.to));
+            if !is_known(passage.from, passage.to) {
+                self.violate(format!("{} -> {} is not in the table of transitions", passage.from, passage.to));
+            }
+        }
+        self.effects.extend(effects);
+    }
+
+    /// The next thing that happens by itself.
+    pub fn go(&mut self) {
+        if !self.effects.is_empty() {
+            return self.run_effect();
+        }
+        if let Some(job) = self.jobs.front_mut().filter(|job| !job.hangs || job.stopped) {
+            if job.begun {
+                return self.finish_work(None);
+            }
+            job.begun = true;
+            let work = job.work.clone();
+            return self.begin(&work);
+        }
+        match self.machine.wake_at() {
+            Some(wake) => {
+                self.pass(wake.saturating_sub(self.uptime));
+                self.event(Event::Tick);
+            }
+            // Nothing to do: the timer comes round.
+            None => {
+                self.pass(Duration::from_secs(3600));
+                self.event(Event::Command(Command::Check { by_operator: false }));
+            }
+        }
+    }
+
+    fn run_effect(&mut self) {
+        match self.effects.pop_front() {
+            None => {}
+            Some(Effect::Persist { journal, vital }) => {
+                if !self.disk_broken {
+                    let bytes = journal::encode(&journal).unwrap();
+                    self.store(Some(bytes));
+                } else if vital {
+                    self.effects.clear();
+                    self.story.push("the journal can not be written".into());
+                    let now = self.now();
+                    let failure = Failure::new(Reason::WriteError, "read-only file system");
+                    let effects = self.machine.step(&now, Event::PersistFailed(failure));
+                    self.take(effects);
+                }
+            }
+            Some(Effect::Run { ticket, work }) => {
+                self.jobs.push_back(Job { ticket, work, begun: false, stopped: false, hangs: false });
+            }
+            Some(Effect::Stop(ticket)) => {
+                self.jobs.retain(|job| job.begun || job.ticket != ticket);
+                self.jobs.iter_mut().filter(|job| job.ticket == ticket).for_each(|job| job.stopped = true);
+            }
+            Some(Effect::Report(report)) => {
+                let now = self.now();
+                let effects = self.machine.step(&now, Event::Reported { sequence: report.sequence });
+                self.take(effects);
+            }
+            Some(Effect::Answer(answer)) => self.story.push(format!("answer {answer:?}")),
+            Some(Effect::KeepEvidence(_)) => {}
+        }
+    }
+
+    /// Work begins: what it may not do is checked here, and its first byte is written.
+    fn begin(&mut self, work: &Work) {
+        let name = format!("{work:?}").chars().take(60).collect::<String>();
+        self.story.push(format!("begins {name}"));
+        if let Err(violation) = invariants::before_work(self, work) {
+            self.violate(violation);
+        }
+        if let Work::Install { update } = work {
+            *self.disk.get_mut(update.target) = Content::Partial;
+            *self.read_back.get_mut(update.target) = false;
+        }
+    }
+
+    pub fn fail_work(&mut self, fault: Fault) {
+        let Some(job) = self.jobs.front_mut().filter(|job| job.begun) else { return };
+        if fault == Fault::Hang {
+            job.hangs = matches!(job.work, Work::CheckHealth { .. });
+        } else {
+            let reason = match fault {
+                Fault::Hang => Reason::Internal,
+                Fault::Network => Reason::Network,
+                Fault::Local => Reason::WriteError,
+                Fault::Content => Reason::FrameMismatch,
+            };
+            self.finish_work(Some(Failure::new(reason, "a fault was injected")));
+        }
+    }
+
+    fn finish_work(&mut self, fault: Option<Failure>) {
+        let Some(job) = self.jobs.pop_front() else { return };
+        self.pass(Duration::from_secs(1));
+        let result = match (fault, job.stopped) {
+            (Some(failure), _) => Err(failure),
+            (None, true) => Err(Failure::new(Reason::Cancelled, "stopped")),
+            (None, false) => self.perform(&job.work),
+        };
+        if matches!((&job.work, &result), (Work::Reboot, Ok(_))) {
+            self.reboots += 1;
+            if self.reboots > 12 {
+                self.violate("the device does not reboot for ever");
+            }
+            return self.boot(None);
+        }
+        if let Err(failure) = &result {
+            self.story.push(format!("fails: {}", failure.reason));
+        }
+        self.event(Event::Done { ticket: job.ticket, result });
+    }
+
+    /// Changes of the boot loader's state: atomic.
+    pub fn do_boot_control(&mut self, work: &Work) {
+        match work {
+            Work::Clear { slot } => self.loader.clear(*slot),
+            Work::Arm { slot, tries } => self.loader.arm(*slot, *tries),
+            Work::Confirm { slot } => self.loader.confirm(*slot),
+            Work::Reject { slot } => self.loader.reject(*slot),
+            _ => {}
+        }
+    }
+
+    fn perform(&mut self, work: &Work) -> Result<Finished, Failure> {
+        self.do_boot_control(work);
+        match work {
+            Work::ReadFacts | Work::Clear { .. } | Work::Arm { .. } | Work::Confirm { .. } | Work::Reject { .. } => {
+                Ok(Finished::Facts(self.facts()))
+            }
+            Work::Ask { fetch, .. } => Ok(Finished::Answers(Box::new(self.answers(*fetch)))),
+            Work::ReadManifest { source, expected } => self.read_manifest(source, expected.as_ref().map(|e| e.counter)),
+            Work::Install { update } => {
+                let counter = update.release.counter;
+                if self.region.releases.get(&counter) == Some(&Quality::Corrupt) {
+                    return Err(Failure::new(Reason::FrameMismatch, "frame 7"));
+                }
+                *self.disk.get_mut(update.target) = Content::Whole(counter);
+                Ok(Finished::Installed(Transfer::default()))
+            }
+            Work::Verify { update } => {
+                if *self.disk.get(update.target) != Content::Whole(update.release.counter) {
+                    return Err(Failure::new(Reason::ImageMismatch, "rootfs"));
+                }
+                *self.read_back.get_mut(update.target) = true;
+                Ok(Finished::Verified)
+            }
+            Work::CheckHealth { .. } => Ok(Finished::Health(self.health())),
+            Work::Reboot => Ok(Finished::Rebooting),
+        }
+    }
+
+    fn answers(&mut self, fetch: bool) -> Answers {
+        let mut documents = self.region.documents(self.time);
+        if !fetch {
+            documents.approvals.clear();
+            documents.channel = None;
+        } else {
+            let rolling = documents.approvals.iter().flat_map(|seen| &seen.approval.entries);
+            let rolling = rolling.filter(|entry| entry.state == RolloutState::Rolling);
+            self.let_in = rolling.map(|entry| entry.release.counter).collect();
+        }
+        Answers { documents, surroundings: self.around.clone() }
+    }
+
+    fn read_manifest(&self, source: &Source, expected: Option<u64>) -> Result<Finished, Failure> {
+        let Source::Urls(urls) = source else { return Err(Failure::new(Reason::Truncated, "no such file")) };
+        if self.region.weather == super::action::Weather::Silent {
+            return Err(Failure::new(Reason::Network, "no route"));
+        }
+        // What a liar names with a high counter is the genuine release 1.
+        let newest = self.region.newest();
+        let counter =
+            expected.filter(|_| !urls.is_empty()).map_or(newest, |counter| if counter > newest { 1 } else { counter });
+        Ok(Finished::Manifest(Box::new(manifest(counter))))
+    }
+
+    fn health(&mut self) -> HealthReport {
+        let verdict = match self.quality(self.booted) {
+            Some(Quality::Good | Quality::Corrupt) => Verdict::Passed,
+            Some(Quality::Slow) => Verdict::Pending,
+            Some(Quality::Sick | Quality::NoBoot) | None => Verdict::Failed,
+        };
+        self.well = verdict == Verdict::Passed;
+        let check = |name: &str, required, verdict| HealthCheck {
+            name: name.into(),
+            required,
+            verdict,
+            detail: String::new(),
+            restarts: 0,
+        };
+        HealthReport { checks: vec![check("unit:app", true, verdict), check("script:cloud", false, Verdict::Failed)] }
+    }
+}
