@@ -1,0 +1,174 @@
+//! GRUB's environment block: 1024 bytes, a signature line, `name=value` lines, padded with `#`.
+//!
+//! Pure bytes. Source: GRUB manual, "Environment block", and `grub-core/lib/envblk.c`. A value's backslashes and line
+//! ends are escaped by a backslash.
+
+use std::collections::BTreeMap;
+
+/// Size of the block; GRUB refuses another.
+pub const BLOCK: usize = 1024;
+/// Everything we set stands in here, so that one sector write changes all of it or nothing.
+pub const SECTOR: usize = 512;
+/// First line of every block.
+const SIGNATURE: &[u8] = b"# GRUB Environment Block\n";
+
+/// Why a block can not be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EnvError {
+    /// Not 1024 bytes: GRUB would not read it, and could not write it.
+    #[error("a GRUB environment block has 1024 bytes, this has {0}")]
+    Size(usize),
+    /// Another first line.
+    #[error("no GRUB environment block: the signature is missing")]
+    Signature,
+    /// A line without `=`, or an escape at the end.
+    #[error("no GRUB environment block: line {0} is damaged")]
+    Line(usize),
+    /// The variables need more than one sector.
+    #[error("the variables need {0} bytes, but only {SECTOR} are written in one piece")]
+    Full(usize),
+}
+
+/// Variables of a block, ours first when written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GrubEnv {
+    /// Every variable, ours and others'.
+    pub variables: BTreeMap<String, String>,
+}
+
+impl GrubEnv {
+    /// Reads a block.
+    ///
+    /// # Errors
+    /// [`EnvError`]: the block is damaged. It is never half understood.
+    pub fn parse(block: &[u8]) -> Result<Self, EnvError> {
+        if block.len() != BLOCK {
+            return Err(EnvError::Size(block.len()));
+        }
+        let mut rest = block.strip_prefix(SIGNATURE).ok_or(EnvError::Signature)?;
+        let mut variables = BTreeMap::new();
+        let mut number = 1;
+        while let Some((first, _)) = rest.split_first() {
+            number += 1;
+            if *first == b'#' {
+                // Comments may stand anywhere; the padding is one that never ends.
+                match rest.iter().position(|byte| *byte == b'\n') {
+                    Some(end) => rest = rest.get(end + 1..).unwrap_or_default(),
+                    None => break,
+                }
+                continue;
+            }
+            let (line, after) = logical_line(rest).ok_or(EnvError::Line(number))?;
+            rest = after;
+            let text = String::from_utf8(line).map_err(|_| EnvError::Line(number))?;
+            let (name, value) = text.split_once('=').ok_or(EnvError::Line(number))?;
+            if name.is_empty() {
+                return Err(EnvError::Line(number));
+            }
+            variables.insert(name.to_owned(), value.to_owned());
+        }
+        Ok(Self { variables })
+    }
+
+    /// The whole block.
+    ///
+    /// `ours` are written first, in that order, so that they never move when somebody else's variable grows.
+    ///
+    /// # Errors
+    /// [`EnvError::Full`] when the variables do not fit in the first sector.
+    pub fn render(&self, ours: &[&str]) -> Result<[u8; BLOCK], EnvError> {
+        let mut text = SIGNATURE.to_vec();
+        let mut line = |name: &str, value: &str| {
+            text.extend_from_slice(name.as_bytes());
+            text.push(b'=');
+            for byte in value.bytes() {
+                if matches!(byte, b'\\' | b'\n') {
+                    text.push(b'\\');
+                }
+                text.push(byte);
+            }
+            text.push(b'\n');
+        };
+        for name in ours {
+            if let Some(value) = self.variables.get(*name) {
+                line(name, value);
+            }
+        }
+        for (name, value) in self.variables.iter().filter(|(name, _)| !ours.contains(&name.as_str())) {
+            line(name, value);
+        }
+        let mut block = [b'#'; BLOCK];
+        match block.get_mut(..text.len()) {
+            Some(start) if text.len() <= SECTOR => start.copy_from_slice(&text),
+            _ => return Err(EnvError::Full(text.len())),
+        }
+        Ok(block)
+    }
+}
+
+/// Takes one line off, escapes undone; `None` when it does not end.
+fn logical_line(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let mut line = Vec::new();
+    let mut rest = bytes.iter().enumerate();
+    while let Some((index, byte)) = rest.next() {
+        match byte {
+            b'\n' => return Some((line, bytes.get(index + 1..)?)),
+            b'\\' => line.push(*rest.next()?.1),
+            _ => line.push(*byte),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn padded(text: &str) -> Vec<u8> {
+        let mut block = text.as_bytes().to_vec();
+        block.resize(BLOCK, b'#');
+        block
+    }
+
+    #[test]
+    fn reads_what_grub_editenv_writes() {
+        let block = padded(
+            "# GRUB Environment Block\n# WARNING: Do not edit this file by tools other than grub-editenv!!!\nORDER=B A\nA_OK=1\n",
+        );
+        let env = GrubEnv::parse(&block).unwrap();
+        assert_eq!(env.variables.get("ORDER").unwrap(), "B A");
+        assert_eq!(env.variables.len(), 2);
+    }
+
+    #[test]
+    fn damage_is_refused_never_half_understood() {
+        assert_eq!(GrubEnv::parse(b""), Err(EnvError::Size(0)));
+        assert_eq!(GrubEnv::parse(&[0; BLOCK]), Err(EnvError::Signature));
+        assert_eq!(GrubEnv::parse(&padded("# GRUB Environment Block\nORDER\n")), Err(EnvError::Line(2)));
+        assert_eq!(GrubEnv::parse(&padded("# GRUB Environment Block\n=x\n")), Err(EnvError::Line(2)));
+    }
+
+    #[test]
+    fn more_than_a_sector_is_refused() {
+        let variables = BTreeMap::from([("x".to_owned(), "y".repeat(500))]);
+        assert!(matches!(GrubEnv { variables }.render(&[]), Err(EnvError::Full(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(variables in proptest::collection::btree_map("[a-zA-Z_]{1,8}", "[ -~\\n]{0,20}", 0..8)) {
+            let env = GrubEnv { variables };
+            let block = env.render(&["ORDER"]).unwrap();
+            prop_assert_eq!(GrubEnv::parse(&block).unwrap(), env);
+        }
+
+        #[test]
+        fn any_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), BLOCK), signed: bool) {
+            if signed {
+                bytes[..SIGNATURE.len()].copy_from_slice(SIGNATURE);
+            }
+            let _ = GrubEnv::parse(&bytes);
+        }
+    }
+}

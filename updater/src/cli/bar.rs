@@ -1,0 +1,153 @@
+//! Live progress: one line that is rewritten on a terminal, plain lines elsewhere.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use updater_core::status::{StateName, Status};
+
+use super::status::progress_line;
+
+/// Cells of the bar itself.
+const WIDTH: u64 = 24;
+
+/// Where progress is shown.
+pub enum Bar {
+    /// Rewritten in place on standard error.
+    Terminal,
+    /// One line per change of state, and per tenth part.
+    Lines {
+        /// What was printed last.
+        last: String,
+    },
+    /// Not at all.
+    Silent,
+    /// JSON lines on standard output.
+    Json {
+        /// What was printed last.
+        last: Option<Box<Status>>,
+    },
+}
+
+impl Bar {
+    /// As the caller and the terminal are.
+    #[must_use]
+    pub fn new(json: bool) -> Self {
+        if json {
+            Self::Json { last: None }
+        } else if io::stderr().is_terminal() {
+            Self::Terminal
+        } else {
+            Self::Lines { last: String::new() }
+        }
+    }
+
+    /// Shows a picture.
+    pub fn show(&mut self, status: &Status) {
+        match self {
+            Self::Terminal => {
+                let line = live_line(status);
+                // Back to the margin, then everything behind the new text is erased.
+                let _ = write!(io::stderr(), "\r{line}\x1b[K");
+                let _ = io::stderr().flush();
+            }
+            Self::Lines { last } => {
+                let line = coarse_line(status);
+                if *last != line {
+                    let _ = writeln!(io::stderr(), "{line}");
+                    *last = line;
+                }
+            }
+            Self::Silent => {}
+            Self::Json { last } => {
+                if last.as_deref() != Some(status) {
+                    let event = serde_json::json!({"format": 1, "event": "status", "status": status});
+                    let _ = writeln!(io::stdout(), "{event}");
+                    *last = Some(Box::new(status.clone()));
+                }
+            }
+        }
+    }
+
+    /// How long to look away between two pictures: nobody reads a log four times a second, and each look costs the
+    /// device something.
+    #[must_use]
+    pub const fn pause(&self) -> Duration {
+        match self {
+            Self::Terminal | Self::Silent => Duration::ZERO,
+            Self::Lines { .. } | Self::Json { .. } => Duration::from_millis(750),
+        }
+    }
+
+    /// Leaves the line.
+    pub fn end(&mut self) {
+        if matches!(self, Self::Terminal) {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+fn live_line(status: &Status) -> String {
+    let word = word(status);
+    match (status.progress.filter(|p| p.bytes_total > 0), progress_line(status)) {
+        (Some(p), Some(line)) => {
+            let full =
+                (u128::from(p.bytes_done) * u128::from(WIDTH) / u128::from(p.bytes_total)).min(u128::from(WIDTH));
+            let full = usize::try_from(full).unwrap_or(0);
+            let bar: String = (0..WIDTH as usize).map(|n| if n < full { '█' } else { '·' }).collect();
+            format!("{word:10} {bar} {line}")
+        }
+        _ => format!("{word} …"),
+    }
+}
+
+fn coarse_line(status: &Status) -> String {
+    let word = word(status);
+    match status.progress.filter(|p| p.bytes_total > 0) {
+        Some(p) => {
+            let tenth = u128::from(p.bytes_done) * 10 / u128::from(p.bytes_total) * 10;
+            format!("{word} {tenth} %")
+        }
+        None => word.to_owned(),
+    }
+}
+
+fn word(status: &Status) -> &'static str {
+    match status.state {
+        StateName::Idle => "idle",
+        StateName::Checking => "checking",
+        StateName::Offered => "offered",
+        StateName::Approved => "approved",
+        StateName::Writing => "writing",
+        StateName::Verifying => "verifying",
+        StateName::Staged => "staged",
+        StateName::Armed => "switched",
+        StateName::Trying => "on trial",
+        StateName::Good => "confirmed",
+        StateName::Reverting => "going back",
+        StateName::RolledBack => "rolled back",
+        StateName::Degraded => "degraded",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use updater_core::status::{Progress, ProgressPhase};
+
+    #[test]
+    fn the_bar_fills_and_lines_come_in_tenths() {
+        let mut status = crate::dbus::testing::status();
+        status.state = StateName::Writing;
+        status.progress = Some(Progress {
+            phase: ProgressPhase::Writing,
+            bytes_done: 59,
+            bytes_total: 100,
+            bytes_reused: 0,
+            bytes_per_second: 0,
+        });
+        assert_eq!(live_line(&status), "writing    ██████████████·········· 59 %, 59 B of 100 B");
+        assert_eq!(coarse_line(&status), "writing 50 %");
+        status.progress = None;
+        assert_eq!(coarse_line(&status), "writing");
+    }
+}

@@ -1,0 +1,246 @@
+//! What each command does.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use updater_core::slot::SlotId;
+use updater_core::status::{Explanation, Status};
+
+use super::args::{Args, Command};
+use super::bar::Bar;
+use super::exit::{Exit, Failed};
+use super::output::{Output, note};
+use super::text::Reader;
+use super::{config, follow, history, read, selftest, sim, status};
+use crate::daemon::{self, device::Device};
+use crate::dbus::client::{Client, ClientError};
+use crate::seams::BootControl;
+use crate::system::surroundings::zone;
+
+/// How often the boot loader's state is looked at when there is no bus to be told over.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// What the engine may need beyond the health deadline to write down its decision.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// Where the command works.
+struct Place {
+    root: PathBuf,
+    simulated: bool,
+}
+
+impl Place {
+    fn device(&self) -> Device {
+        Device::open(&self.root, self.simulated)
+    }
+
+    async fn client(&self) -> Result<Client, ClientError> {
+        Client::open(self.simulated).await
+    }
+
+    fn reader(&self) -> Reader {
+        Reader { now: jiff::Timestamp::now(), zone: zone(&self.root) }
+    }
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// With the exit code.
+pub async fn run(args: Args, output: &Output) -> Result<Exit, Failed> {
+    let simulated = args.sim.is_some();
+    let root = args.sim.or(args.root).unwrap_or_else(|| PathBuf::from("/"));
+    let place = Place { root, simulated };
+    match args.command.unwrap_or(Command::Status { follow: false }) {
+        Command::Status { follow } => show_status(&place, follow, output).await,
+        Command::Explain => explain(&place, output).await,
+        Command::History => show_history(&place, output).await,
+        Command::Check { wait, unattended } => check(&place, wait, unattended, output).await,
+        Command::Install { source, activate, reboot, force, no_wait } => {
+            let options = [("activate", activate), ("reboot", reboot), ("force", force)];
+            install(&place, source, &options, !no_wait, output).await
+        }
+        Command::Activate { slot } => activate(&place, slot, output).await,
+        Command::Reboot => change(&place, "Reboot", &[], "Restarting.", output).await,
+        Command::Confirm { boot: true } => confirm_boot(&place, output).await,
+        Command::Confirm { boot: false } => confirm(&place, output).await,
+        Command::Rollback { reason } => {
+            change(&place, "Rollback", &[&reason], "Going back to the other slot.", output).await
+        }
+        Command::Reject { slot, reason } => {
+            change(&place, "Reject", &[&slot, &reason], "Rejected; its release is remembered as bad.", output).await
+        }
+        Command::Retry { manifest } => {
+            let manifest = manifest.unwrap_or_default();
+            change(&place, "Retry", &[&manifest], "Allowed again; `flipside check` looks for it.", output).await
+        }
+        Command::Config { what } => Ok(config::run(what, &place.root, output)),
+        Command::SelfTest { state } => Ok(selftest::run(&place.device(), state, output)),
+        Command::Daemon { idle_exit, debug } => {
+            daemon::run(place.device(), daemon::Options::new(idle_exit, debug)).await?;
+            Ok(Exit::Ok)
+        }
+        Command::Sim { what } => sim::run(what, &place.root, place.simulated, output),
+    }
+}
+
+async fn change(place: &Place, method: &str, texts: &[&str], sentence: &str, output: &Output) -> Result<Exit, Failed> {
+    place.client().await?.change(method, texts).await?;
+    output.done(sentence);
+    Ok(Exit::Ok)
+}
+
+/// From the daemon when it can be reached, else from disk: an operator at a half-booted device must see something.
+async fn picture(place: &Place) -> Result<(Status, Explanation), Failed> {
+    let asked = match place.client().await {
+        Ok(client) => client.explain().await,
+        Err(e) => Err(e),
+    };
+    match asked {
+        Ok(answer) => Ok(answer),
+        Err(ClientError::NoBus(_) | ClientError::NoDaemon(_)) => {
+            note("(the daemon can not be reached; read from disk)");
+            Ok(read::picture(&place.device()))
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+async fn show_status(place: &Place, follow: bool, output: &Output) -> Result<Exit, Failed> {
+    let show = |picture: &Status| output.page(|| status::render(picture, &place.reader()), picture);
+    if follow {
+        follow::forever(&place.client().await?, show).await?;
+    } else {
+        show(&picture(place).await?.0);
+    }
+    Ok(Exit::Ok)
+}
+
+async fn explain(place: &Place, output: &Output) -> Result<Exit, Failed> {
+    let explanation = picture(place).await?.1;
+    output.page(|| history::render_explanation(&explanation, &place.reader()), &explanation);
+    Ok(Exit::Ok)
+}
+
+async fn show_history(place: &Place, output: &Output) -> Result<Exit, Failed> {
+    let asked = match place.client().await {
+        Ok(client) => client.history().await,
+        Err(e) => Err(e),
+    };
+    let outcomes = match asked {
+        Ok(outcomes) => outcomes,
+        Err(ClientError::NoBus(_) | ClientError::NoDaemon(_)) => read::history(&place.device()),
+        Err(e) => return Err(e.into()),
+    };
+    let document = serde_json::json!({"outcomes": outcomes});
+    output.page(|| history::render(&outcomes, &place.reader()), &document);
+    Ok(Exit::Ok)
+}
+
+async fn check(place: &Place, wait: bool, unattended: bool, output: &Output) -> Result<Exit, Failed> {
+    let client = place.client().await?.unattended(unattended);
+    client.change("Check", &[]).await?;
+    if !wait {
+        output.done("Looking for updates; `flipside status` tells how far it is.");
+        return Ok(Exit::Ok);
+    }
+    let picture = follow::check(&client, &mut Bar::new(output.json)).await?;
+    output.page(|| status::after_check(&picture), &picture);
+    Ok(Exit::Ok)
+}
+
+async fn install(
+    place: &Place,
+    source: Option<String>,
+    options: &[(&str, bool)],
+    wait: bool,
+    output: &Output,
+) -> Result<Exit, Failed> {
+    let client = place.client().await?;
+    let source = source.map(absolute).transpose()?.unwrap_or_default();
+    let job = client.install(&source, options).await?;
+    if wait {
+        follow::job(&client, &job, &mut Bar::new(output.json)).await?;
+        let picture = client.explain().await?.0;
+        output.page(|| status::after_install(&picture), &picture);
+    } else {
+        output.done("Installing; `flipside status` tells how far it is.");
+    }
+    Ok(Exit::Ok)
+}
+
+/// The daemon has another working directory, and another standard input.
+fn absolute(source: String) -> Result<String, Failed> {
+    if source.contains("://") {
+        return Ok(source);
+    }
+    if source == "-" {
+        // Our standard input, as the daemon can open it. A terminal or a socket can not be opened again.
+        return Ok(format!("/proc/{}/fd/0", std::process::id()));
+    }
+    let path = std::path::absolute(&source).map_err(|e| Failed::plain(Exit::Usage, format!("{source}: {e}")))?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+async fn activate(place: &Place, slot: Option<String>, output: &Output) -> Result<Exit, Failed> {
+    let client = place.client().await?;
+    let slot = match slot {
+        Some(slot) => slot,
+        None => {
+            let picture = client.explain().await?.0;
+            picture.target.or(picture.booted_slot.map(SlotId::other)).map(|s| s.to_string()).unwrap_or_default()
+        }
+    };
+    client.change("Activate", &[&slot]).await?;
+    output.done(&format!("Switching to slot {slot}; `flipside status` tells when it restarts."));
+    Ok(Exit::Ok)
+}
+
+async fn confirm(place: &Place, output: &Output) -> Result<Exit, Failed> {
+    let client = place.client().await?;
+    client.change("Confirm", &[]).await?;
+    let picture = follow::confirmation(&client, &mut Bar::new(output.json)).await?;
+    output.page(|| status::after_confirm(&picture), &picture);
+    Ok(Exit::Ok)
+}
+
+/// In the boot sequence. Starts the engine over the bus; without a bus the service manager started it, and the boot
+/// loader's state tells what became of it.
+async fn confirm_boot(place: &Place, output: &Output) -> Result<Exit, Failed> {
+    let device = place.device();
+    if device.is_unconfigured() {
+        output.done("Flipside is not set up on this system: there is nothing to confirm.");
+        return Ok(Exit::Ok);
+    }
+    let client = match place.client().await {
+        Ok(client) => client,
+        Err(_) => return confirm_without_bus(&device, output).await,
+    };
+    match follow::confirmation(&client, &mut Bar::Silent).await {
+        Ok(picture) => {
+            output.page(|| status::after_confirm(&picture), &picture);
+            Ok(Exit::Ok)
+        }
+        Err(failed) if failed.exit == Exit::NoDaemon => confirm_without_bus(&device, output).await,
+        Err(failed) => Err(failed),
+    }
+}
+
+async fn confirm_without_bus(device: &Device, output: &Output) -> Result<Exit, Failed> {
+    let control = device.boot_control();
+    let patience = device.loaded.config.health.deadline + GRACE;
+    let confirmed = tokio::time::timeout(patience, async {
+        loop {
+            if control.facts().is_ok_and(|facts| facts.confirmed_booted().is_some()) {
+                return;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    });
+    match confirmed.await {
+        Ok(()) => {
+            output.done("The running system is confirmed.");
+            Ok(Exit::Ok)
+        }
+        Err(_) => Err(Failed::because(bundle::reason::Reason::HealthTimeout, "")),
+    }
+}

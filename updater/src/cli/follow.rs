@@ -1,0 +1,176 @@
+//! Waits for what was begun, showing how far it is.
+
+use std::time::Duration;
+
+use bundle::reason::Reason;
+use updater_core::status::{Problem, StateName, Status};
+
+use super::bar::Bar;
+use super::exit::{Exit, Failed, exit_of};
+use crate::dbus::client::{Client, ClientError, JobPath};
+
+/// A signal can get lost between two daemons; then the status is asked for after this long.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A daemon that restarts (or was killed) is back within this; it is started by the call itself.
+const PATIENCE: u32 = 30;
+
+/// How a state looks to somebody who waits.
+#[derive(Debug, Clone, PartialEq)]
+enum Rest {
+    /// Something is still being done.
+    Busy,
+    /// It went as far as it goes by itself, and well.
+    Well,
+    /// It is held up.
+    Held(Problem),
+}
+
+fn rest(status: &Status) -> Rest {
+    match status.state {
+        StateName::Checking
+        | StateName::Approved
+        | StateName::Writing
+        | StateName::Verifying
+        | StateName::Trying
+        | StateName::Reverting => return Rest::Busy,
+        // The restart is on its way: nobody will be here to see more.
+        StateName::Armed => return Rest::Well,
+        _ => {}
+    }
+    match &status.waiting {
+        _ if status.operation.is_some() => Rest::Busy,
+        // "Nothing new" and "the mode goes no further" are what was asked for.
+        Some(problem) if !matches!(problem.reason, Reason::NoUpdate | Reason::NotifyOnly) => {
+            Rest::Held(problem.clone())
+        }
+        _ => Rest::Well,
+    }
+}
+
+/// Shows the status at every change until `done` has an answer.
+async fn watch<T>(
+    client: &Client,
+    bar: &mut Bar,
+    mut done: impl AsyncFnMut(&Status) -> Result<Option<T>, ClientError>,
+) -> Result<T, Failed> {
+    let mut changes = client.changes().await?;
+    let mut misses = 0;
+    loop {
+        let looked = match client.explain().await {
+            Ok((status, _)) => {
+                bar.show(&status);
+                done(&status).await
+            }
+            Err(e) => Err(e),
+        };
+        match looked {
+            Ok(Some(answer)) => {
+                bar.end();
+                return Ok(answer);
+            }
+            Ok(None) => misses = 0,
+            // A restart of the daemon is no news to somebody who waits for an update.
+            Err(ClientError::NoDaemon(_)) if misses < PATIENCE => misses += 1,
+            Err(e) => {
+                bar.end();
+                return Err(e.into());
+            }
+        }
+        changes.next(LOOK_AGAIN).await;
+        tokio::time::sleep(bar.pause()).await;
+    }
+}
+
+/// Waits until it is clear what a check comes to.
+///
+/// # Errors
+/// The reason that holds it up, or no daemon.
+pub async fn check(client: &Client, bar: &mut Bar) -> Result<Status, Failed> {
+    let (status, rest) = watch(client, bar, async |status| {
+        let rest = rest(status);
+        Ok((rest != Rest::Busy).then(|| (status.clone(), rest)))
+    })
+    .await?;
+    match rest {
+        Rest::Held(problem) if exit_of(problem.reason) != Exit::Ok => {
+            Err(Failed::because(problem.reason, problem.detail))
+        }
+        _ => Ok(status),
+    }
+}
+
+/// Waits for the end of a job. Ctrl-C asks it to stop and goes on waiting for its end.
+///
+/// # Errors
+/// The reason it ended with, or no daemon.
+pub async fn job(client: &Client, job: &JobPath, bar: &mut Bar) -> Result<(), Failed> {
+    let mut end = std::pin::pin!(watch(client, bar, async |_| client.job_end(job).await));
+    let (result, detail) = tokio::select! {
+        end = &mut end => end?,
+        _ = tokio::signal::ctrl_c() => {
+            client.cancel(job).await?;
+            end.await?
+        }
+    };
+    if result == "ok" {
+        return Ok(());
+    }
+    let reason = Reason::ALL.iter().copied().find(|r| r.code() == result).unwrap_or(Reason::Unknown);
+    Err(Failed::because(reason, detail))
+}
+
+/// Waits until the running system is confirmed, or certainly is not.
+///
+/// # Errors
+/// It is being left, or is stuck.
+pub async fn confirmation(client: &Client, bar: &mut Bar) -> Result<Status, Failed> {
+    let status = watch(client, bar, async |status| {
+        let over = status.confirmed || matches!(status.state, StateName::Reverting | StateName::Degraded);
+        Ok(over.then(|| status.clone()))
+    })
+    .await?;
+    if status.confirmed && status.state != StateName::Reverting {
+        return Ok(status);
+    }
+    let problem = status.last_error.clone().or(status.waiting.clone());
+    Err(problem.map_or_else(
+        || Failed::because(Reason::HealthFailed, ""),
+        |problem| Failed { exit: Exit::Failed, reason: Some(problem.reason), detail: problem.detail },
+    ))
+}
+
+/// Shows every change until interrupted.
+///
+/// # Errors
+/// No daemon.
+pub async fn forever(client: &Client, mut show: impl FnMut(&Status)) -> Result<(), Failed> {
+    let mut last = None;
+    watch::<()>(client, &mut Bar::Silent, async |status| {
+        if last.as_ref() != Some(status) {
+            show(status);
+            last = Some(status.clone());
+        }
+        Ok(None)
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rest_is_told_from_work() {
+        let mut status = crate::dbus::testing::status();
+        assert_eq!(rest(&status), Rest::Well);
+        status.operation = Some("asking".into());
+        assert_eq!(rest(&status), Rest::Busy);
+        status.state = StateName::Armed;
+        assert_eq!(rest(&status), Rest::Well);
+        status.state = StateName::Offered;
+        status.operation = None;
+        let problem = Problem { reason: Reason::RolloutHalted, detail: "x".into(), at: None, until: None };
+        status.waiting = Some(problem.clone());
+        assert_eq!(rest(&status), Rest::Held(problem));
+    }
+}

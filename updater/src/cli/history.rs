@@ -1,0 +1,108 @@
+//! `flipside history` and `flipside explain`, for people. Pure.
+
+use updater_core::history::Outcome;
+use updater_core::status::{Explanation, Finding};
+
+use super::status::{outcome_line, release_line};
+use super::text::{self, Reader};
+
+/// Outcomes, newest first.
+#[must_use]
+pub fn render(outcomes: &[Outcome], reader: &Reader) -> String {
+    if outcomes.is_empty() {
+        return "Nothing happened yet.\n".to_owned();
+    }
+    let rows: Vec<_> = outcomes
+        .iter()
+        .rev()
+        .map(|o| {
+            // A clock that was not to be trusted gives no date.
+            let date = if o.clock_trusted { reader.date(o.at) } else { format!("{}?", reader.date(o.at)) };
+            vec![date, outcome_line(o, reader)]
+        })
+        .collect();
+    text::table(&rows)
+}
+
+/// The gate's questions and answers.
+#[must_use]
+pub fn render_explanation(explanation: &Explanation, reader: &Reader) -> String {
+    let mut page = format!("{}\n", explanation.summary);
+    if let Some(release) = &explanation.release {
+        page.push_str(&format!("Release: {}\n", release_line(release)));
+    }
+    if explanation.lines.is_empty() {
+        return page;
+    }
+    page.push('\n');
+    let rows: Vec<_> = explanation
+        .lines
+        .iter()
+        .map(|line| {
+            let mark = match line.finding {
+                Finding::Passed => "ok",
+                Finding::Wait => "wait",
+                Finding::Refuse => "no",
+            };
+            let mut sentence = line.sentence.clone();
+            if let Some(reason) = line.reason {
+                sentence.push_str(&format!(" ({reason})"));
+            }
+            if let Some(until) = line.until {
+                sentence.push_str(&format!(", until {}", reader.moment(until)));
+            }
+            vec![format!("  {mark}"), line.subject.clone(), sentence]
+        })
+        .collect();
+    page.push_str(&text::table(&rows));
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bundle::reason::Reason;
+    use updater_core::status::{ExplainLine, StateName};
+
+    fn reader() -> Reader {
+        Reader { now: "2026-11-21T12:00:00Z".parse().unwrap(), zone: jiff::tz::TimeZone::UTC }
+    }
+
+    #[test]
+    fn the_newest_outcome_comes_first() {
+        let (old, mut new) = (crate::dbus::testing::outcome(), crate::dbus::testing::outcome());
+        new.at = "2026-11-21T11:00:00Z".parse().unwrap();
+        new.clock_trusted = false;
+        let page = render(&[old, new], &reader());
+        assert!(page.starts_with("2026-11-21 11:00?"), "{page}");
+        assert_eq!(page.lines().count(), 2);
+    }
+
+    #[test]
+    fn every_question_has_a_line() {
+        let explanation = Explanation {
+            summary: "Not now: the rollout has not reached this device.".into(),
+            state: StateName::Idle,
+            release: None,
+            lines: vec![
+                ExplainLine {
+                    subject: "approval".into(),
+                    finding: Finding::Passed,
+                    reason: None,
+                    sentence: "version 412".into(),
+                    until: None,
+                },
+                ExplainLine {
+                    subject: "bucket".into(),
+                    finding: Finding::Wait,
+                    reason: Some(Reason::BucketClosed),
+                    sentence: "bucket 4643, threshold 150".into(),
+                    until: None,
+                },
+            ],
+        };
+        let page = render_explanation(&explanation, &reader());
+        assert!(page.contains("  ok    approval  version 412\n"), "{page}");
+        assert!(page.contains("  wait  bucket    bucket 4643, threshold 150 (bucket_closed)\n"), "{page}");
+    }
+}

@@ -1,0 +1,209 @@
+//! `flipside self-test`: the integrator's doctor. Slots, boot loader, space, clock, keys, state.
+//!
+//! With another root (a new slot, mounted read-only) nothing is written: it proves that this binary can read today's
+//! configuration and journal.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::json;
+use updater_core::journal;
+use updater_core::slot::SlotId;
+
+use super::exit::Exit;
+use super::output::Output;
+use super::text;
+use crate::config::Severity;
+use crate::daemon::device::Device;
+use crate::seams::{BootControl, Clock, JournalStore};
+use crate::slots::device::resolve;
+use crate::slots::{Place, guard};
+use crate::system::chain;
+
+/// Less than this on the data partition, and an update may fail halfway (bytes).
+const LEAST_SPACE: u64 = 32 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Ok,
+    Warning,
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Test {
+    subject: String,
+    verdict: Verdict,
+    sentence: String,
+}
+
+/// Runs all tests.
+pub fn run(device: &Device, state: Option<PathBuf>, output: &Output) -> Exit {
+    let elsewhere = state.is_some() || (device.root != Path::new("/") && !device.simulated);
+    let device = Device { state: state.unwrap_or_else(|| device.state.clone()), ..device.clone() };
+    let tests = tests(&device, elsewhere);
+    let failed = tests.iter().any(|t| t.verdict == Verdict::Failed);
+    output.page(|| render(&tests), &json!({"tests": tests, "result": if failed { "failed" } else { "ok" }}));
+    if failed { Exit::Failed } else { Exit::Ok }
+}
+
+fn tests(device: &Device, elsewhere: bool) -> Vec<Test> {
+    let mut tests = configuration(device);
+    tests.push(keys(device));
+    tests.push(state(device));
+    if !elsewhere {
+        tests.extend(slots(device));
+        tests.push(boot_control(device));
+        tests.push(space(device));
+        tests.push(clock(device));
+    }
+    tests
+}
+
+fn test(subject: &str, result: Result<String, String>) -> Test {
+    let (verdict, sentence) = match result {
+        Ok(sentence) => (Verdict::Ok, sentence),
+        Err(sentence) => (Verdict::Failed, sentence),
+    };
+    Test { subject: subject.to_owned(), verdict, sentence }
+}
+
+fn configuration(device: &Device) -> Vec<Test> {
+    let findings = &device.loaded.findings;
+    if findings.is_empty() {
+        return vec![test("config", Ok(format!("{} values set, all understood", device.loaded.values.len())))];
+    }
+    let of = |finding: &crate::config::Finding| {
+        let file = finding.file.as_ref().map(|f| format!("{}: ", f.display())).unwrap_or_default();
+        // Warnings are for newer and older versions to live with each other; they break nothing.
+        let verdict = if finding.severity == Severity::Error { Verdict::Failed } else { Verdict::Warning };
+        Test { subject: "config".to_owned(), verdict, sentence: format!("{file}{}", finding.message) }
+    };
+    findings.iter().map(of).collect()
+}
+
+fn keys(device: &Device) -> Test {
+    let opened = crate::daemon::trust(device).map_err(|e| chain(&e)).map(|store| {
+        let root = store.current();
+        let regions: Vec<_> = root.regions.keys().map(String::as_str).collect();
+        format!("trust root version {}, expires {}, regions: {}", root.version, root.expires, regions.join(", "))
+    });
+    test("keys", opened)
+}
+
+fn state(device: &Device) -> Test {
+    let read = match device.journal().load() {
+        Ok(None) => Ok("no journal yet".to_owned()),
+        Ok(Some(bytes)) => {
+            let decoded = journal::decode(&bytes);
+            match decoded.lost.first() {
+                None => Ok(format!("journal readable, {} outcomes", decoded.journal.history.len())),
+                Some(loss) => Err(format!("the journal can not be understood: {loss}")),
+            }
+        }
+        Err(e) => Err(e.to_string()),
+    };
+    test("state", read)
+}
+
+fn slots(device: &Device) -> Vec<Test> {
+    let booted = device.booted().map(|slot| format!("slot {slot} is running"));
+    let mut tests = vec![test("slot", booted.ok_or_else(|| "it is not certain which slot is running".to_owned()))];
+    let map = match device.slot_map() {
+        Ok(map) => map,
+        Err(e) => return vec![test("slots", Err(e))],
+    };
+    for slot in SlotId::ALL {
+        for (image, place) in map.slots.get(slot) {
+            tests.push(test(&format!("slot {slot}"), one_place(device, image, place)));
+        }
+    }
+    if map.slots.a.is_empty() {
+        tests.push(test("slots", Err("none are configured: nothing can be installed".to_owned())));
+    }
+    tests
+}
+
+fn one_place(device: &Device, image: &str, place: &Place) -> Result<String, String> {
+    match place {
+        Place::Block(reference) => resolve(reference, &device.roots())
+            .map(|node| format!("{image}: {reference} is {}", node.display()))
+            .map_err(|e| format!("{image}: {}", chain(&e))),
+        // The file comes with the first install; its folder, at least, must be a place where one can be.
+        Place::File(path) => match path.ancestors().skip(1).find(|folder| folder.exists()) {
+            Some(folder) if folder.is_dir() => Ok(format!("{image}: {}", path.display())),
+            _ => Err(format!("{image}: {} can not be written", path.display())),
+        },
+    }
+}
+
+fn boot_control(device: &Device) -> Test {
+    let tested = device.boot_control().self_test();
+    let backend = &device.loaded.config.boot.backend;
+    test(
+        "boot",
+        tested
+            .map(|()| format!("{backend}: state readable and writable, counting in effect"))
+            .map_err(|e| e.to_string()),
+    )
+}
+
+fn space(device: &Device) -> Test {
+    let checked = fs::create_dir_all(&device.state).and_then(|()| guard::free_bytes(&device.state));
+    let judged = match checked {
+        Ok(free) if free >= LEAST_SPACE => Ok(format!("{} free for state", text::bytes(free))),
+        Ok(free) => Err(format!("only {} free for state", text::bytes(free))),
+        Err(e) => Err(format!("{}: {e}", device.state.display())),
+    };
+    test("space", judged)
+}
+
+fn clock(device: &Device) -> Test {
+    let now = device.clock().now();
+    let (verdict, sentence) = if now.wall_trusted {
+        (Verdict::Ok, format!("{} is to be trusted", now.wall))
+    } else {
+        // Blocks starting an update until the network tells the time; breaks nothing.
+        (Verdict::Warning, format!("{} is not to be trusted yet: no update starts before it is", now.wall))
+    };
+    Test { subject: "clock".to_owned(), verdict, sentence }
+}
+
+fn render(tests: &[Test]) -> String {
+    let rows: Vec<_> = tests
+        .iter()
+        .map(|t| {
+            let word = match t.verdict {
+                Verdict::Ok => "ok",
+                Verdict::Warning => "warning",
+                Verdict::Failed => "FAILED",
+            };
+            vec![word.to_owned(), t.subject.clone(), text::one_line(&t.sentence)]
+        })
+        .collect();
+    text::table(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_system_is_told_what_is_missing() {
+        let root = tempfile::tempdir().unwrap();
+        let found = tests(&Device::open(root.path(), false), false);
+        let failed: Vec<_> =
+            found.iter().filter(|t| t.verdict == Verdict::Failed).map(|t| t.subject.as_str()).collect();
+        assert_eq!(failed.get(..3), Some(["keys", "slot", "slots"].as_slice()));
+        assert!(render(&found).contains("FAILED"));
+    }
+
+    #[test]
+    fn a_new_slot_is_only_read() {
+        let root = tempfile::tempdir().unwrap();
+        tests(&Device::open(root.path(), false), true);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,64 @@
+//! The configuration in the words of the core: what the device may do, and who it is.
+//!
+//! Reads the identity files (`id_file`, machine id, build time, counter) under the injected root.
+
+use std::fs;
+use std::path::Path;
+
+use jiff::Timestamp;
+use updater_core::policy::{Device, HealthPolicy, Policy};
+
+use super::{Config, under};
+
+/// When this image was built, RFC 3339, one line; written by the package and by image recipes.
+const BUILD_TIME: &str = "/usr/lib/flipside/build-time";
+/// The release counter of this image, one line; written by image recipes.
+const COUNTER: &str = "/usr/lib/flipside/counter";
+
+impl Config {
+    /// What the device may do by itself.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy {
+            mode: self.mode,
+            standalone: self.standalone,
+            region: self.region.clone().unwrap_or_default(),
+            channel: self.channel.clone(),
+            pin: self.pin.clone(),
+            download_window: self.windows.download.clone(),
+            reboot_window: self.windows.reboot.clone(),
+            allow_metered: !self.limits.avoid_metered,
+            min_battery: Some(self.limits.minimum_battery_percent).filter(|p| *p > 0),
+            tries: self.boot.tries,
+            health: HealthPolicy { deadline: self.health.deadline, soak: self.health.soak, ..HealthPolicy::default() },
+            ..Policy::default()
+        }
+    }
+
+    /// Who this device is.
+    #[must_use]
+    pub fn device(&self, root: &Path) -> Device {
+        let id_file = self.device.id_file.as_deref().and_then(|path| first_line(root, path));
+        let id = self.device.id.clone().or(id_file).or_else(|| first_line(root, Path::new("/etc/machine-id")));
+        Device {
+            compatible: self.compatible.clone().unwrap_or_default(),
+            hardware: self.hardware.clone().unwrap_or_default(),
+            id: id.unwrap_or_default(),
+            ring: self.device.ring.clone(),
+            labels: self.device.labels.clone(),
+            build_time: build_time(root),
+            image_counter: first_line(root, Path::new(COUNTER)).and_then(|text| text.parse().ok()),
+        }
+    }
+}
+
+/// When the running image was built: the clock can not be earlier. The epoch when the image does not say.
+#[must_use]
+pub fn build_time(root: &Path) -> Timestamp {
+    first_line(root, Path::new(BUILD_TIME)).and_then(|text| text.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn first_line(root: &Path, path: &Path) -> Option<String> {
+    let text = fs::read_to_string(under(root, path)).ok()?;
+    text.lines().next().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty())
+}

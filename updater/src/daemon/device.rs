@@ -1,0 +1,260 @@
+//! The device as configured: which adapters stand behind the seams. Opens nothing before it is asked.
+//!
+//! Used by the daemon, by the commands that read without a bus, and by the self-test, so that all three see the same
+//! device.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use updater_core::facts::{BootId, SlotBoot};
+use updater_core::machine::Setup;
+use updater_core::slot::{PerSlot, SlotId};
+
+use crate::bootctl::control::Control;
+use crate::bootctl::custom::Custom;
+use crate::bootctl::error::BootError;
+use crate::bootctl::files::Rooted;
+use crate::bootctl::grub::Grub;
+use crate::bootctl::loader::Loader;
+use crate::bootctl::sim::Sim;
+use crate::bootctl::systemd_boot::SystemdBoot;
+use crate::bootctl::uboot::UBoot;
+use crate::config::{self, Image, Loaded, under};
+use crate::slots::booted::{booted_slot, read_cmdline};
+use crate::slots::{Place, Roots, SlotMap};
+use crate::store::Copies;
+use crate::system::clock::SystemClock;
+
+/// How long a custom boot control program may take.
+const PROGRAM_PATIENCE: Duration = Duration::from_secs(20);
+/// A simulated device's boot id; a real one's is the kernel's.
+pub const SIM_BOOT_ID: &str = "boot/boot-id";
+
+/// A device, real or simulated.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// `/`, or the folder of a simulation.
+    pub root: PathBuf,
+    /// Slots in a folder, a file as boot loader, no systemd.
+    pub simulated: bool,
+    /// Journal, slot records, evidence.
+    pub state: PathBuf,
+    /// The configuration.
+    pub loaded: Loaded,
+}
+
+impl Device {
+    /// The device below `root`.
+    #[must_use]
+    pub fn open(root: &Path, simulated: bool) -> Self {
+        let state = root.join("var/lib/flipside");
+        Self { root: root.to_owned(), simulated, state, loaded: config::load(root) }
+    }
+
+    /// What the machine is made of.
+    #[must_use]
+    pub fn setup(&self) -> Setup {
+        let config = &self.loaded.config;
+        Setup {
+            device: config.device(&self.root),
+            policy: config.policy(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Where the system shows its devices.
+    #[must_use]
+    pub fn roots(&self) -> Roots {
+        Roots { dev: self.root.join("dev"), sys: self.root.join("sys"), proc: self.root.join("proc") }
+    }
+
+    /// Where images go. Empty when the configuration has no usable slots: nothing is ever written then.
+    ///
+    /// # Errors
+    /// A sentence: a place that can not be used.
+    pub fn slot_map(&self) -> Result<SlotMap, String> {
+        let Some(slots) = &self.loaded.config.slots else { return Ok(SlotMap::default()) };
+        let places = |images: &BTreeMap<String, Image>| {
+            images
+                .iter()
+                .map(|(name, image)| Ok((name.clone(), self.place(image)?)))
+                .collect::<Result<BTreeMap<_, _>, String>>()
+        };
+        SlotMap::new(PerSlot { a: places(&slots.a)?, b: places(&slots.b)? }).map_err(|e| e.to_string())
+    }
+
+    fn place(&self, image: &Image) -> Result<Place, String> {
+        match image {
+            Image::Block(device) => Place::block(device).map_err(|e| e.to_string()),
+            Image::File(path) => Ok(Place::File(under(&self.root, path))),
+            Image::Tree(path) => Err(format!("{}: images of kind tree are not supported yet", path.display())),
+        }
+    }
+
+    /// The running slot, where it is certain.
+    #[must_use]
+    pub fn booted(&self) -> Option<SlotId> {
+        if self.simulated {
+            return self.sim().state().ok()?.booted;
+        }
+        let roots = self.roots();
+        let cmdline = read_cmdline(&roots.proc).ok()?;
+        booted_slot(&cmdline, &self.slot_map().unwrap_or_default().devices(), &roots)
+    }
+
+    /// This boot.
+    #[must_use]
+    pub fn boot_id(&self) -> BootId {
+        let file = if self.simulated { SIM_BOOT_ID } else { "proc/sys/kernel/random/boot_id" };
+        BootId(fs::read_to_string(self.root.join(file)).unwrap_or_default().trim().to_owned())
+    }
+
+    /// The boot loader's state.
+    #[must_use]
+    pub fn boot_control(&self) -> Control {
+        Control::new(self.loader(), self.boot_id(), self.booted(), self.loaded.config.boot.tries)
+    }
+
+    fn loader(&self) -> Box<dyn Loader> {
+        let boot = &self.loaded.config.boot;
+        let rooted = || Rooted::new(&self.root);
+        let relative = |path: &Path| path.strip_prefix("/").unwrap_or(path).to_string_lossy().into_owned();
+        match boot.backend.as_str() {
+            // Writing below an empty mount point would change the running slot and tell the boot loader nothing.
+            "systemd-boot" if self.is_unmounted(&boot.esp) => {
+                Box::new(NoLoader(format!("the EFI system partition is not mounted at {}", boot.esp.display())))
+            }
+            "systemd-boot" => Box::new(SystemdBoot::new(
+                Rooted::new(under(&self.root, &boot.esp)),
+                boot.options.clone(),
+                self.root.join("sys/firmware/efi/efivars"),
+            )),
+            "grub" => Box::new(Grub::new(rooted(), relative(&boot.grubenv))),
+            "uboot" => match boot.uboot_env.as_slice() {
+                [first, second] => Box::new(UBoot::new(rooted(), relative(first), relative(second))),
+                _ => Box::new(NoLoader("boot.uboot_env must name two files".to_owned())),
+            },
+            "custom" => Box::new(Custom::new(under(&self.root, &boot.program), PROGRAM_PATIENCE)),
+            "sim" => Box::new(self.sim()),
+            other => Box::new(NoLoader(format!("boot.backend = {other:?} is not known"))),
+        }
+    }
+
+    /// True when a folder that should be a partition of its own is part of the root file system.
+    fn is_unmounted(&self, folder: &Path) -> bool {
+        let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev());
+        self.root == Path::new("/")
+            && device(folder).ok().is_none_or(|dev| device(&self.root).is_ok_and(|root| root == dev))
+    }
+
+    /// The simulated boot loader.
+    #[must_use]
+    pub fn sim(&self) -> Sim<Rooted> {
+        let path = &self.loaded.config.boot.sim_file;
+        Sim::new(Rooted::new(&self.root), path.strip_prefix("/").unwrap_or(path).to_string_lossy())
+    }
+
+    /// The journal's two copies.
+    #[must_use]
+    pub fn journal(&self) -> Copies {
+        Copies::new(&self.state, "journal")
+    }
+
+    /// The clocks.
+    #[must_use]
+    pub fn clock(&self) -> SystemClock {
+        // A simulated device is somebody's workstation, whose clock is good enough.
+        let trust_rtc = self.simulated || self.loaded.config.clock.trust_rtc;
+        SystemClock { trust_rtc, build_time: config::policy::build_time(&self.root) }
+    }
+
+    /// True when nobody told Flipside what it should look after: a package installed and not set up.
+    #[must_use]
+    pub fn is_unconfigured(&self) -> bool {
+        self.loaded.config.slots.is_none() && !self.loaded.values.keys().any(|key| key.starts_with("boot."))
+    }
+}
+
+/// A boot loader that nobody knows how to talk to.
+struct NoLoader(String);
+
+impl NoLoader {
+    fn no<T>(&self) -> Result<T, BootError> {
+        Err(BootError::NotReady(self.0.clone()))
+    }
+}
+
+impl Loader for NoLoader {
+    fn records(&self) -> Result<PerSlot<SlotBoot>, BootError> {
+        self.no()
+    }
+    fn clear(&mut self, _: SlotId) -> Result<(), BootError> {
+        self.no()
+    }
+    fn arm(&mut self, _: SlotId, _: u8) -> Result<(), BootError> {
+        self.no()
+    }
+    fn confirm(&mut self, _: SlotId) -> Result<(), BootError> {
+        self.no()
+    }
+    fn reject(&mut self, _: SlotId) -> Result<(), BootError> {
+        self.no()
+    }
+    fn self_test(&mut self) -> Result<(), BootError> {
+        self.no()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seams::BootControl;
+
+    fn device(config: &str) -> (tempfile::TempDir, Device) {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("etc/flipside");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("flipside.toml"), config).unwrap();
+        fs::create_dir_all(root.path().join("proc/sys/kernel/random")).unwrap();
+        fs::write(root.path().join("proc/sys/kernel/random/boot_id"), "abc\n").unwrap();
+        fs::write(root.path().join("proc/cmdline"), "quiet flipside.slot=b\n").unwrap();
+        let device = Device::open(root.path(), false);
+        (root, device)
+    }
+
+    #[test]
+    fn the_running_slot_and_boot_are_the_kernels_word() {
+        let (_root, device) = device("");
+        assert_eq!(device.booted(), Some(SlotId::B));
+        assert_eq!(device.boot_id().0, "abc");
+        assert!(device.is_unconfigured());
+    }
+
+    #[test]
+    fn an_unknown_boot_loader_is_an_error_of_every_operation() {
+        let (_root, device) = device("[boot]\nbackend = \"lilo\"\n");
+        let error = device.boot_control().facts().unwrap_err();
+        assert!(error.detail.contains("lilo"), "{error}");
+    }
+
+    #[test]
+    fn systemd_boot_reads_the_esp_below_the_root() {
+        let (root, device) = device("[boot]\nbackend = \"systemd-boot\"\nesp = \"/efi\"\n");
+        let entries = root.path().join("efi/loader/entries");
+        fs::create_dir_all(&entries).unwrap();
+        fs::write(entries.join("flipside-b.conf"), "title x\nversion 0000000001\n").unwrap();
+        let facts = device.boot_control().facts().unwrap();
+        assert!(facts.confirmed_booted().is_some(), "{facts:?}");
+    }
+
+    #[test]
+    fn slots_are_found_below_the_root() {
+        let slot = |s: &str| format!("[slots.{s}]\nrootfs = {{ kind = \"file\", path = \"/slots/{s}/root.img\" }}\n");
+        let (root, device) = device(&(slot("a") + &slot("b")));
+        let map = device.slot_map().unwrap();
+        assert_eq!(map.place(SlotId::A, "rootfs"), Some(&Place::File(root.path().join("slots/a/root.img"))));
+    }
+}

@@ -1,0 +1,159 @@
+//! The adapters behind the engine's seams, for this device.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bundle::trust::{Role, Roles, TrustRoot};
+use jiff::Timestamp;
+
+use super::device::Device;
+use super::served::Served;
+use super::sim::{Restart, SimRebooter};
+use crate::dbus::Bus;
+use crate::engine::Seams;
+use crate::health::evidence::EvidenceFolder;
+use crate::health::{SystemHealth, Systemd};
+use crate::http::retry::Patience;
+use crate::http::{Client, FetchError, Settings};
+use crate::install::place::Finder;
+use crate::install::{Pipeline, Setup};
+use crate::seams::Rebooter;
+use crate::store::Releases;
+use crate::store::reports::Spool;
+use crate::system::chain;
+use crate::system::inhibit::LogindInhibitors;
+use crate::system::reboot::SystemRebooter;
+use crate::system::surroundings::SystemSurroundings;
+use crate::trust::{TrustStore, TrustStoreError};
+
+/// The trust root of the image, below the root.
+const IMAGE_TRUST: &str = "usr/lib/flipside/trust.dsse.json";
+/// systemd's name of the bearer token.
+const TOKEN: &str = "flipside.token";
+
+/// The trust root in force.
+///
+/// # Errors
+/// The image's own root is missing or not signed by itself.
+pub fn trust(device: &Device) -> Result<TrustStore, TrustStoreError> {
+    TrustStore::load(&device.root.join(IMAGE_TRUST), &device.state.join("trust"))
+}
+
+/// Everything the engine may touch. `host` is where logind and systemd are asked: none for a simulated device, which
+/// must not ask the machine it lives on for anything. The second half tells when a simulated device wants to restart.
+///
+/// # Errors
+/// Not even a bare HTTP client can be made.
+pub(super) fn assemble(device: &Device, host: Option<Bus>) -> Result<(Seams, Restart), FetchError> {
+    let config = &device.loaded.config;
+    let client = client(device)?;
+    let trust = Arc::new(trust(device).unwrap_or_else(|e| {
+        tracing::error!(error = chain(&e), "no trust root: every release is refused");
+        TrustStore::of(nobody(), &device.state.join("trust"))
+    }));
+    let served = Arc::new(Served {
+        client: client.clone(),
+        base: config.source.url.clone(),
+        approvals: config.approval.urls.clone(),
+        region: config.region.clone().unwrap_or_default(),
+        channel: config.channel.clone(),
+        folder: device.state.join("approvals"),
+    });
+    let restart = Restart::default();
+    let rebooter: Arc<dyn Rebooter> = if device.simulated {
+        Arc::new(SimRebooter(restart.clone()))
+    } else {
+        Arc::new(SystemRebooter { bus: host.clone() })
+    };
+    let seams = Seams {
+        boot: Arc::new(device.boot_control()),
+        clock: Arc::new(device.clock()),
+        releases: Arc::clone(&served) as _,
+        approvals: served,
+        surroundings: Arc::new(SystemSurroundings { bus: host.clone(), root: device.root.clone() }),
+        evidence: Arc::new(evidence(device)),
+        health: Arc::new(health(device, host.clone())),
+        inhibitors: Arc::new(LogindInhibitors { bus: host }),
+        installer: Arc::new(Pipeline::new(install(device, client, Arc::clone(&trust)))),
+        journal: Arc::new(device.journal()),
+        rebooter,
+        reports: Arc::new(Spool::new(&device.state.join("reports.jsonl"))),
+        trust,
+    };
+    Ok((seams, restart))
+}
+
+fn evidence(device: &Device) -> EvidenceFolder {
+    if device.simulated {
+        EvidenceFolder::of_simulation(&device.state)
+    } else {
+        EvidenceFolder::of_systemd(&device.state)
+    }
+}
+
+fn health(device: &Device, bus: Option<Bus>) -> SystemHealth {
+    let systemd = match bus {
+        _ if device.simulated => Systemd::Absent,
+        Some(bus) => Systemd::Bus(bus),
+        None => Systemd::Unreachable,
+    };
+    SystemHealth { root: device.root.clone(), config: device.loaded.config.health.clone(), systemd }
+}
+
+fn install(device: &Device, client: Client, trust: Arc<TrustStore>) -> Setup {
+    let map = device.slot_map().unwrap_or_else(|e| {
+        tracing::error!("slots: {e}; nothing can be installed");
+        crate::slots::SlotMap::default()
+    });
+    // A file slot on the root file system means that its own partition is not mounted. A simulation has no partitions.
+    let root_device = fs::metadata(&device.root).ok().map(|m| m.dev()).filter(|_| !device.simulated);
+    Setup {
+        finder: Finder { map, roots: device.roots(), root_device },
+        releases: Releases::new(&device.state.join("releases")),
+        client,
+        base: device.loaded.config.source.url.clone(),
+        trust: Arc::new(move || Ok((*trust.current()).clone())),
+        patience: Patience::default(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
+fn client(device: &Device) -> Result<Client, FetchError> {
+    let source = &device.loaded.config.source;
+    let settings = Settings {
+        connect_timeout: source.connect_timeout,
+        idle_timeout: source.idle_timeout,
+        min_bytes_per_second: source.minimum_bytes_per_second,
+        ca_file: source.ca_file.clone(),
+        identity_file: source.identity_file.clone(),
+        proxy: source.proxy.clone(),
+        bearer: token(std::env::var_os("CREDENTIALS_DIRECTORY").as_deref().map(Path::new)),
+        ..Settings::default()
+    };
+    Client::new(&settings).or_else(|e| {
+        // Without its files the server will refuse us, and says so; local bundles still work.
+        tracing::error!(error = chain(&e), "the settings of the update server can not be used");
+        Client::new(&Settings::default())
+    })
+}
+
+fn token(credentials: Option<&Path>) -> Option<String> {
+    let text = fs::read_to_string(credentials?.join(TOKEN)).ok()?;
+    Some(text.trim().to_owned()).filter(|token| !token.is_empty())
+}
+
+/// A root that believes nobody.
+fn nobody() -> TrustRoot {
+    let none = || Role { keys: Vec::new(), threshold: 1 };
+    TrustRoot {
+        version: 0,
+        expires: Timestamp::MAX,
+        keys: BTreeMap::new(),
+        roles: Roles { root: none(), release: none() },
+        regions: BTreeMap::new(),
+        crit: Vec::new(),
+    }
+}

@@ -1,0 +1,242 @@
+//! The command line's side of the bus: typed calls, typed refusals.
+
+use std::collections::HashMap;
+
+use bundle::reason::Reason;
+use serde::de::DeserializeOwned;
+use tokio::time::{Duration, timeout};
+use updater_core::history::Outcome;
+use updater_core::status::{Explanation, Status};
+use zbus::proxy::{MethodFlags, SignalStream};
+use zbus::{Connection, OwnedObjectPath, OwnedVariant, Proxy, Structure, Type, Variant, connection};
+
+use super::error::reason_of;
+use super::values::Dict;
+use super::{Arguments, NAME, PATH, arguments};
+
+/// The daemon is started on demand and reconciles first, on a slow device with a full journal.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why a call did not give an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is no bus.
+    #[error("there is no system bus")]
+    NoBus(#[source] zbus::Error),
+    /// There is a bus and the daemon can not be started.
+    #[error("the daemon does not answer")]
+    NoDaemon(#[source] zbus::Error),
+    /// The daemon said no.
+    #[error("{detail}")]
+    Refused {
+        /// Why.
+        reason: Reason,
+        /// A sentence.
+        detail: String,
+    },
+    /// The daemon is of another version, or broken.
+    #[error("the daemon's answer makes no sense: {0}")]
+    Answer(String),
+}
+
+/// The object path of a job.
+pub type JobPath = OwnedObjectPath;
+
+/// A connection to the daemon.
+#[derive(Debug, Clone)]
+pub struct Client {
+    connection: Connection,
+    unattended: bool,
+}
+
+impl Client {
+    /// Connects to the bus of the device, or of a simulation (see [`super::builder`]).
+    ///
+    /// # Errors
+    /// [`ClientError::NoBus`].
+    pub async fn open(simulated: bool) -> Result<Self, ClientError> {
+        Self::connect(super::builder(simulated)).await
+    }
+
+    /// Connects to the bus. The daemon is started by the first call.
+    ///
+    /// # Errors
+    /// [`ClientError::NoBus`].
+    pub async fn connect(builder: connection::Builder<'_>) -> Result<Self, ClientError> {
+        let connection = builder.method_timeout(CALL_TIMEOUT).build().await.map_err(ClientError::NoBus)?;
+        Ok(Self { connection, unattended: false })
+    }
+
+    /// No person is waiting: a timer, a script of the system.
+    #[must_use]
+    pub fn unattended(self, unattended: bool) -> Self {
+        Self { unattended, ..self }
+    }
+
+    /// Our own name on the bus.
+    #[cfg(test)]
+    pub(crate) fn unique_name(&self) -> String {
+        self.connection.unique_name().map(|n| n.to_string()).unwrap_or_default()
+    }
+
+    /// Calls a method of the service.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn call<R>(&self, method: &str, arguments: Arguments<'_>) -> Result<R, ClientError>
+    where
+        R: DeserializeOwned + Type,
+    {
+        self.call_at(PATH, NAME, method, arguments).await
+    }
+
+    /// Calls a method that takes texts and answers nothing.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn change(&self, method: &str, texts: &[&str]) -> Result<(), ClientError> {
+        let mut arguments = Structure::builder();
+        for text in texts {
+            arguments.push_field(*text);
+        }
+        // Without a field there is no structure: the method takes nothing.
+        self.call(method, arguments.build().ok()).await
+    }
+
+    async fn call_at<R>(
+        &self,
+        path: &str,
+        interface: &str,
+        method: &str,
+        arguments: Arguments<'_>,
+    ) -> Result<R, ClientError>
+    where
+        R: DeserializeOwned + Type,
+    {
+        let proxy = Proxy::new(&self.connection, NAME, path, interface).await.map_err(from_zbus)?;
+        // The flag says that a person waits: polkit may ask for a password, and a backoff is not waited out.
+        let flags = if self.unattended { MethodFlags::empty() } else { MethodFlags::ALLOW_INTERACTIVE_AUTH };
+        let reply = match &arguments {
+            None => proxy.call_with_flags(method, flags, &()).await,
+            Some(arguments) => proxy.call_with_flags(method, flags, arguments).await,
+        };
+        reply.map_err(from_zbus)?.ok_or_else(|| ClientError::Answer("no reply".to_owned()))
+    }
+
+    /// Status and explanation, whole.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn explain(&self) -> Result<(Status, Explanation), ClientError> {
+        let dict: Dict = self.call("Explain", None).await?;
+        Ok((json_field(&dict, "status_json")?, json_field(&dict, "explanation_json")?))
+    }
+
+    /// The last outcomes, oldest first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn history(&self) -> Result<Vec<Outcome>, ClientError> {
+        let dicts: Vec<Dict> = self.call("History", None).await?;
+        dicts
+            .into_iter()
+            .map(|dict| serde_json::from_value(json_of(dict)).map_err(|e| ClientError::Answer(e.to_string())))
+            .collect()
+    }
+
+    /// Installs; the path of the job.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn install(&self, source: &str, options: &[(&str, bool)]) -> Result<JobPath, ClientError> {
+        let options: HashMap<&str, Variant<'_>> = options.iter().map(|(k, v)| (*k, Variant::from(*v))).collect();
+        self.call("Install", arguments((source, options))).await
+    }
+
+    /// A job's result and detail; none while it runs.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn job_end(&self, job: &JobPath) -> Result<Option<(String, String)>, ClientError> {
+        let at = "org.freedesktop.DBus.Properties";
+        let all: Dict = self.call_at(job.as_str(), at, "GetAll", arguments(("org.flipside.Updater1.Job",))).await?;
+        let text = |name: &str| all.get(name).and_then(|v| <&str>::try_from(v).ok()).unwrap_or_default().to_owned();
+        Ok((text("State") == "done").then(|| (text("Result"), text("Detail"))))
+    }
+
+    /// Asks a job to stop.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn cancel(&self, job: &JobPath) -> Result<(), ClientError> {
+        self.call_at(job.as_str(), "org.flipside.Updater1.Job", "Cancel", None).await
+    }
+
+    /// Listens for changes of the service's properties. Does not start the daemon.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn changes(&self) -> Result<Changes, ClientError> {
+        let proxy = Proxy::new(&self.connection, NAME, PATH, "org.freedesktop.DBus.Properties").await;
+        let stream = proxy.map_err(from_zbus)?.receive_signal("PropertiesChanged").await.map_err(from_zbus)?;
+        Ok(Changes { stream })
+    }
+}
+
+/// Wakes when something changed.
+pub struct Changes {
+    stream: SignalStream<'static>,
+}
+
+impl Changes {
+    /// Ends at the next change, or after `at_most`: signals of a daemon that just left never come.
+    pub async fn next(&mut self, at_most: Duration) {
+        let next = std::future::poll_fn(|context| {
+            zbus::export::futures_core::Stream::poll_next(std::pin::Pin::new(&mut self.stream), context)
+        });
+        if let Ok(None) = timeout(at_most, next).await {
+            // The bus is gone; the caller's next call will say so.
+            tokio::time::sleep(at_most).await;
+        }
+    }
+}
+
+fn json_field<T: DeserializeOwned>(dict: &Dict, name: &str) -> Result<T, ClientError> {
+    let text = dict.get(name).and_then(|v| <&str>::try_from(v).ok());
+    let text = text.ok_or_else(|| ClientError::Answer(format!("{name} is missing")))?;
+    serde_json::from_str(text).map_err(|e| ClientError::Answer(format!("{name}: {e}")))
+}
+
+/// The way back of `values::dict`.
+fn json_of(dict: Dict) -> serde_json::Value {
+    fn value(of: &Variant<'_>) -> serde_json::Value {
+        match of {
+            Variant::Bool(b) => (*b).into(),
+            Variant::U64(n) => (*n).into(),
+            Variant::I64(n) => (*n).into(),
+            Variant::F64(n) => (*n).into(),
+            Variant::Str(s) => s.as_str().into(),
+            Variant::Variant(inner) => value(inner),
+            Variant::Array(items) => items.iter().map(value).collect(),
+            Variant::Dict(entries) => {
+                entries.iter().map(|(k, v)| (value(k).as_str().unwrap_or_default().to_owned(), value(v))).collect()
+            }
+            _ => serde_json::Value::Null,
+        }
+    }
+    dict.iter().map(|(name, of): (&String, &OwnedVariant)| (name.clone(), value(of))).collect()
+}
+
+fn from_zbus(error: zbus::Error) -> ClientError {
+    match &error {
+        zbus::Error::MethodError(name, detail, _) => match reason_of(name.as_str()) {
+            Some(reason) => ClientError::Refused { reason, detail: detail.clone().unwrap_or_default() },
+            None if name.as_str() == "org.freedesktop.DBus.Error.AccessDenied" => {
+                let detail = detail.clone().unwrap_or_else(|| "the bus policy forbids it".to_owned());
+                ClientError::Refused { reason: Reason::NotAuthorized, detail }
+            }
+            None => ClientError::NoDaemon(error),
+        },
+        _ => ClientError::NoDaemon(error),
+    }
+}

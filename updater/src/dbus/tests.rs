@@ -1,0 +1,289 @@
+//! The service on a private bus, with an engine made of paper behind it.
+
+use std::process::Command as Process;
+use std::time::Duration;
+
+use bundle::reason::Reason;
+use updater_core::effect::Refusal;
+use updater_core::event::Command;
+use updater_core::slot::SlotId;
+use updater_core::status::{Progress, ProgressPhase, StateName};
+use zbus::fdo::{IntrospectableProxy, PropertiesProxy};
+
+use super::announce::serve;
+use super::authorize::Authorizer;
+use super::client::{Client, ClientError};
+use super::testing::{PaperEngine, PrivateBus, outcome};
+use super::{NAME, PATH};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Setup {
+    bus: PrivateBus,
+    engine: PaperEngine,
+    client: Client,
+    _service: super::announce::Service,
+}
+
+async fn set_up(owner: u32) -> Setup {
+    let bus = PrivateBus::start();
+    let engine = PaperEngine::start();
+    let service = serve(bus.builder(), engine.handle.clone(), Authorizer { owner }).await.unwrap();
+    let client = Client::connect(bus.builder()).await.unwrap();
+    Setup { bus, engine, client, _service: service }
+}
+
+fn me() -> u32 {
+    nix::unistd::getuid().as_raw()
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future).await.expect("nothing happened in time")
+}
+
+/// Waits for a condition of the client's, at every change.
+async fn until<F: Future<Output = bool>>(condition: impl Fn() -> F) {
+    within(async {
+        while !condition().await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn changes_reach_the_engine_and_refusals_come_back_typed() {
+    let mut s = set_up(me()).await;
+    s.client.change("Check", &[]).await.unwrap();
+    assert_eq!(s.engine.seen.recv().await, Some(Command::Check { by_operator: true }));
+    s.client.change("Rollback", &["because"]).await.unwrap();
+    assert_eq!(s.engine.seen.recv().await, Some(Command::Rollback { reason: "because".into() }));
+    s.client.change("Activate", &["b"]).await.unwrap();
+    assert_eq!(s.engine.seen.recv().await, Some(Command::Activate { slot: SlotId::B }));
+
+    s.engine.refuse.send_replace(Some(Refusal { reason: Reason::BlockedAfterFallback, detail: "57 failed".into() }));
+    let error = s.client.change("Reboot", &[]).await.unwrap_err();
+    let ClientError::Refused { reason, detail } = error else { panic!("{error:?}") };
+    assert_eq!((reason, detail.as_str()), (Reason::BlockedAfterFallback, "57 failed"));
+    let error = s.client.change("Activate", &["c"]).await.unwrap_err();
+    assert!(matches!(error, ClientError::Refused { reason: Reason::SlotUnknown, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn strangers_read_and_change_nothing() {
+    // The owner is somebody else, and there is no polkit on this bus.
+    let mut s = set_up(me().wrapping_add(1)).await;
+    for (method, texts) in [("Check", [].as_slice()), ("Reboot", &[]), ("Confirm", &[]), ("Activate", &["b"])] {
+        let answer = s.client.change(method, texts).await;
+        let error = answer.unwrap_err();
+        assert!(matches!(error, ClientError::Refused { reason: Reason::NotAuthorized, .. }), "{method}: {error:?}");
+    }
+    let error = s.client.install("/x", &[]).await.unwrap_err();
+    assert!(matches!(error, ClientError::Refused { reason: Reason::NotAuthorized, .. }), "{error:?}");
+    assert_eq!(s.client.explain().await.unwrap().0.booted_slot, Some(SlotId::A));
+    assert_eq!(s.client.history().await.unwrap(), [outcome()]);
+    assert!(s.engine.seen.try_recv().is_err(), "the engine was asked");
+}
+
+/// polkit's authority, as far as we ask it.
+struct PaperPolkit {
+    grants: &'static str,
+    asked: tokio::sync::mpsc::UnboundedSender<(String, String)>,
+}
+
+#[zbus::interface(name = "org.freedesktop.PolicyKit1.Authority")]
+impl PaperPolkit {
+    fn check_authorization(
+        &self,
+        subject: (String, std::collections::HashMap<String, zbus::OwnedVariant>),
+        action: String,
+        _details: std::collections::HashMap<String, String>,
+        _flags: u32,
+        _cancellation: String,
+    ) -> (bool, bool, std::collections::HashMap<String, String>) {
+        let name = <&str>::try_from(&subject.1["name"]).unwrap().to_owned();
+        assert_eq!(subject.0, "system-bus-name");
+        let granted = action == self.grants;
+        self.asked.send((name, action)).unwrap();
+        (granted, false, std::collections::HashMap::new())
+    }
+}
+
+#[tokio::test]
+async fn polkit_is_asked_about_the_sender_and_obeyed() {
+    let mut s = set_up(me().wrapping_add(1)).await;
+    let (asked, mut questions) = tokio::sync::mpsc::unbounded_channel();
+    let polkit = PaperPolkit { grants: "org.flipside.updater1.check", asked };
+    let _polkit = s
+        .bus
+        .builder()
+        .serve_at("/org/freedesktop/PolicyKit1/Authority", polkit)
+        .name("org.freedesktop.PolicyKit1")
+        .build()
+        .await
+        .unwrap();
+    s.client.change("Check", &[]).await.unwrap();
+    assert_eq!(s.engine.seen.recv().await, Some(Command::Check { by_operator: true }));
+    let me = s.client.unique_name();
+    assert_eq!(questions.recv().await.unwrap(), (me.clone(), "org.flipside.updater1.check".into()));
+    let error = s.client.change("Reject", &["b", "no"]).await.unwrap_err();
+    assert!(matches!(error, ClientError::Refused { reason: Reason::NotAuthorized, .. }), "{error:?}");
+    assert_eq!(questions.recv().await.unwrap(), (me, "org.flipside.updater1.rollback".into()));
+}
+
+/// As a real other user, with busctl, the way an operator would try it. Needs root to become somebody else.
+#[tokio::test]
+async fn busctl_of_an_ordinary_user_reads_and_is_refused() {
+    if me() != 0 {
+        eprintln!("NOT RUN: needs root to become another user");
+        return;
+    }
+    let s = set_up(0).await;
+    let busctl = |arguments: &'static [&'static str]| {
+        let address = s.bus.address.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut command = Process::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "busctl"]);
+            command.arg(format!("--address={address}")).args(arguments).output().unwrap()
+        })
+    };
+    let read = busctl(&["get-property", NAME, PATH, NAME, "State"]).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&read.stdout), "s \"idle\"\n");
+    let change = busctl(&["call", NAME, PATH, NAME, "Reboot"]).await.unwrap();
+    assert!(!change.status.success());
+    assert!(String::from_utf8_lossy(&change.stderr).contains("org.flipside.updater1.reboot"), "{change:?}");
+}
+
+#[tokio::test]
+async fn an_install_is_a_job_and_reading_goes_on_meanwhile() {
+    let mut s = set_up(me()).await;
+    let mut changes = s.client.changes().await.unwrap();
+    s.engine.status.send_modify(|p| p.state = StateName::Writing);
+    let job = s.client.install("/tmp/x.bundle", &[("reboot", true)]).await.unwrap();
+    let Some(Command::Install { source: Some(_), intent }) = s.engine.seen.recv().await else { panic!() };
+    assert!(intent.stage && intent.activate && intent.reboot && !intent.force);
+    assert_eq!(s.client.job_end(&job).await.unwrap(), None);
+
+    s.engine.status.send_modify(|p| {
+        p.progress = Some(Progress {
+            phase: ProgressPhase::Writing,
+            bytes_done: 5,
+            bytes_total: 10,
+            bytes_reused: 1,
+            bytes_per_second: 2,
+        });
+    });
+    within(changes.next(DEADLINE)).await;
+    assert_eq!(s.client.explain().await.unwrap().0.progress.unwrap().bytes_done, 5);
+
+    s.client.cancel(&job).await.unwrap();
+    assert_eq!(s.engine.seen.recv().await, Some(Command::Cancel));
+    s.engine.status.send_modify(|p| {
+        p.state = StateName::Idle;
+        p.last_error = Some(updater_core::status::Problem {
+            reason: Reason::Cancelled,
+            detail: "by an operator".into(),
+            at: None,
+            until: None,
+        });
+    });
+    until(async || s.client.job_end(&job).await.unwrap().is_some()).await;
+    assert_eq!(s.client.job_end(&job).await.unwrap().unwrap(), ("cancelled".into(), "by an operator".into()));
+}
+
+#[tokio::test]
+async fn an_unknown_option_is_refused() {
+    let mut s = set_up(me()).await;
+    let error = s.client.install("", &[("forse", true)]).await.unwrap_err();
+    assert!(matches!(error, ClientError::Refused { reason: Reason::Malformed, .. }), "{error:?}");
+    assert!(s.engine.seen.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn only_what_changed_is_announced() {
+    let s = set_up(me()).await;
+    let listener = s.bus.builder().build().await.unwrap();
+    let properties = PropertiesProxy::builder(&listener).destination(NAME).path(PATH).build().await.unwrap();
+    let mut signals = properties.receive_properties_changed().await.unwrap();
+    s.engine.status.send_modify(|p| p.state = StateName::Checking);
+    let signal = within(std::future::poll_fn(|cx| {
+        zbus::export::futures_core::Stream::poll_next(std::pin::Pin::new(&mut signals), cx)
+    }));
+    let signal = signal.await.unwrap();
+    let arguments = signal.args().unwrap();
+    let names: Vec<_> = arguments.changed_properties().keys().collect();
+    assert_eq!(names, [&"State"]);
+}
+
+/// The checked-in interface is the one served. `FLIPSIDE_BLESS=1` writes the file anew.
+#[tokio::test]
+async fn the_introspection_is_the_checked_in_one() {
+    let mut s = set_up(me()).await;
+    s.engine.status.send_modify(|p| p.state = StateName::Writing);
+    let job = s.client.install("", &[]).await.unwrap();
+    let _ = s.engine.seen.recv().await;
+    let listener = s.bus.builder().build().await.unwrap();
+    let mut served = "<!DOCTYPE node PUBLIC \"-//freedesktop//DTD D-BUS Object Introspection 1.0//EN\"\n \
+         \"http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd\">\n<node>\n"
+        .to_owned();
+    for (path, interface) in [(PATH, NAME.to_owned()), (job.as_str(), format!("{NAME}.Job"))] {
+        let node = IntrospectableProxy::builder(&listener).destination(NAME).path(path).build().await.unwrap();
+        let xml = node.introspect().await.unwrap();
+        let from = xml.find(&format!("  <interface name=\"{interface}\">")).unwrap();
+        let to = from + xml[from..].find("</interface>\n").unwrap() + "</interface>\n".len();
+        served.push_str(&xml[from..to]);
+    }
+    served.push_str("</node>\n");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/usr/share/dbus-1/interfaces/org.flipside.Updater1.xml");
+    if std::env::var_os("FLIPSIDE_BLESS").is_some() {
+        std::fs::write(file, &served).unwrap();
+    }
+    let checked_in = std::fs::read_to_string(file).unwrap_or_default();
+    assert_eq!(served, checked_in, "the interface changed: see {file}");
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_is_an_error() {
+    let s = set_up(me()).await;
+    let other = PaperEngine::start();
+    let again = serve(s.bus.builder(), other.handle.clone(), Authorizer { owner: me() }).await;
+    assert!(again.is_err());
+}
+
+#[tokio::test]
+async fn leaving_gives_the_name_back() {
+    let bus = PrivateBus::start();
+    let engine = PaperEngine::start();
+    let service = serve(bus.builder(), engine.handle.clone(), Authorizer { owner: me() }).await.unwrap();
+    within(service.quiet(Duration::from_millis(50))).await;
+    within(service.leave()).await;
+    let again = serve(bus.builder(), engine.handle.clone(), Authorizer { owner: me() }).await;
+    assert!(again.is_ok());
+}
+
+/// systemd's manager, as far as health asks it.
+struct PaperSystemd;
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
+impl PaperSystemd {
+    fn list_jobs(&self) -> Vec<(u32, String, String, String, zbus::OwnedObjectPath, zbus::OwnedObjectPath)> {
+        let path = || zbus::OwnedObjectPath::try_from("/x").unwrap();
+        vec![(1, "app.service".into(), "start".into(), "running".into(), path(), path())]
+    }
+}
+
+/// Without a bus systemd is asked over its own socket, which speaks the same without a bus daemon's names.
+#[tokio::test]
+async fn systemd_answers_without_a_bus() {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let server = zbus::connection::Builder::unix_stream(theirs)
+        .server(zbus::Guid::generate())
+        .p2p()
+        .serve_at("/org/freedesktop/systemd1", PaperSystemd)
+        .build();
+    let client = super::Bus::connect(zbus::connection::Builder::unix_stream(ours).p2p());
+    let (server, bus) = tokio::join!(server, client);
+    let (_server, bus) = (server.unwrap(), bus.unwrap());
+    assert_eq!(bus.jobs().await.unwrap()[0].unit, "app.service");
+    assert!(!bus.has_owner("org.freedesktop.login1").await);
+}

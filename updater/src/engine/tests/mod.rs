@@ -1,0 +1,196 @@
+//! The engine over a device in memory: order of effects, answers during work, faults.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bundle::approval::RolloutState;
+use bundle::reason::Reason;
+use updater_core::event::Command as Change;
+use updater_core::facts::SlotBoot;
+use updater_core::history::OutcomeKind;
+use updater_core::slot::SlotId;
+use updater_core::status::{StateName, Status};
+
+use super::{Command, Handle, Reply, spawn};
+use world::World;
+
+mod world;
+
+/// Waits until the status satisfies `wanted`; fails with what was seen last.
+async fn until(handle: &Handle, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+    let mut status = handle.status.clone();
+    let seen = tokio::time::timeout(Duration::from_secs(20), status.wait_for(|status| wanted(status))).await;
+    match seen {
+        Ok(Ok(status)) => status.clone(),
+        _ => panic!("{what} did not come; last seen: {:#?}", handle.status()),
+    }
+}
+
+/// Waits until the world noted `what`.
+async fn until_did(world: &World, what: &str) {
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !world.did(what) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what:?} never happened: {:?}", world.story());
+}
+
+async fn start(world: &Arc<World>) -> Handle {
+    spawn(World::setup(), world.seams()).await.0
+}
+
+async fn check(handle: &Handle) -> Reply {
+    handle.ask(Command::Change(Change::Check { by_operator: true })).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_update_persists_each_intent_before_its_effect() {
+    let world = World::new();
+    let handle = start(&world).await;
+    assert_eq!(check(&handle).await, Reply::Done);
+    until_did(&world, "reboot").await;
+    let story = world.story();
+    let place = |what: &str| story.iter().position(|line| line == what).unwrap_or_else(|| panic!("{what}: {story:?}"));
+    let order = [
+        "save writing",
+        "clear b",
+        "install b",
+        "save verifying",
+        "verify b",
+        "save staged",
+        "save armed",
+        "arm b",
+        "reboot",
+    ];
+    for pair in order.windows(2) {
+        assert!(place(pair[0]) < place(pair[1]), "{} before {}: {story:?}", pair[0], pair[1]);
+    }
+}
+
+#[tokio::test]
+async fn a_healthy_new_system_is_confirmed_and_remembered() {
+    let world = World::new();
+    let first = start(&world).await;
+    check(&first).await;
+    until_did(&world, "reboot").await;
+    drop(first);
+    world.reboot_into(SlotId::B, "boot-2");
+    let second = start(&world).await;
+    let status = until(&second, "confirmation", |status| status.confirmed && status.state != StateName::Trying).await;
+    assert_eq!(status.booted_slot, Some(SlotId::B));
+    assert_eq!(world.facts.lock().unwrap().slots.b, SlotBoot::Confirmed);
+    let Reply::History(history) = second.ask(Command::History).await.unwrap() else { panic!("history") };
+    assert!(history.iter().any(|outcome| outcome.kind == OutcomeKind::Healthy), "{history:#?}");
+}
+
+#[tokio::test]
+async fn an_unhealthy_new_system_leaves_evidence_and_goes_back() {
+    let world = World::new();
+    let first = start(&world).await;
+    check(&first).await;
+    until_did(&world, "reboot").await;
+    drop(first);
+    world.reboot_into(SlotId::B, "boot-2");
+    world.healthy.store(false, Ordering::SeqCst);
+    world.log.lock().unwrap().clear();
+    let second = start(&world).await;
+    until_did(&world, "reboot").await;
+    drop(second);
+    let story = world.story();
+    let place = |what: &str| story.iter().position(|line| line == what).unwrap_or_else(|| panic!("{what}: {story:?}"));
+    assert!(place("save reverting") < place("reject b"), "{story:?}");
+    assert!(place("evidence health_failed") < place("reject b"), "{story:?}");
+    assert!(place("reject b") < place("reboot"), "{story:?}");
+
+    world.reboot_into(SlotId::A, "boot-3");
+    world.healthy.store(true, Ordering::SeqCst);
+    let third = start(&world).await;
+    until(&third, "rollback", |status| {
+        status.last_outcome.as_ref().is_some_and(|outcome| outcome.kind == OutcomeKind::RolledBack)
+    })
+    .await;
+    world.log.lock().unwrap().clear();
+    check(&third).await;
+    let status = until(&third, "refusal", |status| status.waiting.is_some()).await;
+    assert_eq!(status.waiting.unwrap().reason, Reason::BlockedAfterFallback);
+    assert!(!world.did("install b"), "a release that fell back is not tried again");
+}
+
+#[tokio::test]
+async fn a_health_check_that_hangs_does_not_outlast_the_deadline() {
+    let world = World::new();
+    {
+        let mut facts = world.facts.lock().unwrap();
+        facts.booted = Some(SlotId::B);
+        facts.slots.b = SlotBoot::Trying { left: 2, done: 1 };
+    }
+    world.health_hangs.store(true, Ordering::SeqCst);
+    let handle = start(&world).await;
+    until(&handle, "trying", |status| status.state == StateName::Trying).await;
+    until_did(&world, "reject b").await;
+    until_did(&world, "reboot").await;
+}
+
+#[tokio::test]
+async fn status_and_commands_are_answered_during_an_install_which_can_be_cancelled() {
+    let world = World::new();
+    world.installer_waits.store(true, Ordering::SeqCst);
+    let handle = start(&world).await;
+    check(&handle).await;
+    until_did(&world, "install b").await;
+    until(&handle, "writing", |status| status.state == StateName::Writing).await;
+    assert!(matches!(handle.ask(Command::Explain).await.unwrap(), Reply::Explained(_)));
+    assert_eq!(handle.ask(Command::Change(Change::Cancel)).await.unwrap(), Reply::Done);
+    until_did(&world, "install cancelled").await;
+    until(&handle, "an end", |status| status.state != StateName::Writing).await;
+    assert!(!world.did("arm b"));
+}
+
+#[tokio::test]
+async fn nothing_is_touched_when_the_intent_can_not_be_written_down() {
+    let world = World::new();
+    let handle = start(&world).await;
+    world.journal_broken.store(true, Ordering::SeqCst);
+    check(&handle).await;
+    let status = until(&handle, "an error", |status| status.last_error.is_some()).await;
+    assert_eq!(status.last_error.unwrap().reason, Reason::WriteError);
+    assert!(!world.did("clear b") && !world.did("install b"), "{:?}", world.story());
+}
+
+#[tokio::test]
+async fn a_broken_journal_neither_blocks_a_confirmation_nor_a_fallback() {
+    for healthy in [true, false] {
+        let world = World::new();
+        {
+            let mut facts = world.facts.lock().unwrap();
+            facts.booted = Some(SlotId::B);
+            facts.slots.b = SlotBoot::Trying { left: 2, done: 1 };
+        }
+        world.journal_broken.store(true, Ordering::SeqCst);
+        world.healthy.store(healthy, Ordering::SeqCst);
+        let handle = start(&world).await;
+        until_did(&world, if healthy { "confirm b" } else { "reject b" }).await;
+        drop(handle);
+    }
+}
+
+#[tokio::test]
+async fn forged_halted_and_missing_approvals_are_refused_with_their_reason() {
+    let release = || World::new().manifest.release();
+    let cases = [
+        (Some(world::approval(release(), RolloutState::Rolling, 9)), Reason::KeyUnknown),
+        (Some(world::approval(release(), RolloutState::Halted, 3)), Reason::RolloutHalted),
+        (None, Reason::ApprovalMissing),
+    ];
+    for (document, reason) in cases {
+        let world = World::new();
+        *world.approval.lock().unwrap() = document;
+        let handle = start(&world).await;
+        check(&handle).await;
+        let status = until(&handle, reason.code(), |status| status.waiting.is_some()).await;
+        assert_eq!(status.waiting.unwrap().reason, reason);
+        assert!(!world.did("clear b"), "{:?}", world.story());
+    }
+}

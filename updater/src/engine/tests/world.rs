@@ -1,0 +1,391 @@
+//! A device in memory: every seam of the engine over shared, inspectable state, with faults on demand.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bundle::approval::{APPROVAL_TYPE, Approval, Entry, ReleaseRef, RolloutState};
+use bundle::channel::{CHANNEL_TYPE, Channel, ChannelRelease};
+use bundle::digest::Digest;
+use bundle::dsse::Envelope as Dsse;
+use bundle::keys::PrivateKey;
+use bundle::manifest::{Blob, Image, ImageKind, Manifest};
+use bundle::reason::Reason;
+use bundle::trust::{Region, Role, Roles, TrustRoot};
+use jiff::Timestamp;
+use updater_core::effect::EvidenceRequest;
+use updater_core::event::{HealthCheck, HealthReport, Surroundings, Transfer, Verdict};
+use updater_core::facts::{BootFacts, BootId, SlotBoot};
+use updater_core::history::Report;
+use updater_core::machine::Setup;
+use updater_core::now::Now;
+use updater_core::policy::{Device, HealthPolicy, Mode, Policy, RetryPolicy};
+use updater_core::release::{Source, VerifiedManifest};
+use updater_core::slot::{PerSlot, SlotId};
+
+use super::super::Seams;
+use crate::seams::*;
+use crate::trust::TrustStore;
+
+const NOW: &str = "2026-11-21T12:00:00Z";
+
+pub(super) struct World {
+    pub log: Mutex<Vec<String>>,
+    pub facts: Mutex<BootFacts>,
+    pub journal: Mutex<Option<Vec<u8>>>,
+    pub journal_broken: AtomicBool,
+    pub healthy: AtomicBool,
+    pub health_hangs: AtomicBool,
+    pub installer_waits: AtomicBool,
+    pub approval: Mutex<Option<Vec<u8>>>,
+    pub channel: Vec<u8>,
+    pub manifest: VerifiedManifest,
+    start: Instant,
+    trust: Arc<TrustStore>,
+}
+
+fn key(seed: u8) -> PrivateKey {
+    PrivateKey::from_seed(&[seed; 32])
+}
+
+fn sign(kind: &str, payload: Vec<u8>, by: &PrivateKey) -> Vec<u8> {
+    let mut envelope = Dsse::new(kind, payload);
+    envelope.sign(by).unwrap();
+    envelope.to_bytes().unwrap()
+}
+
+fn role(key: &PrivateKey) -> Role {
+    Role { keys: vec![key.public().unwrap().id().to_string()], threshold: 1 }
+}
+
+pub(super) fn trust_root() -> TrustRoot {
+    let (root, release, region) = (key(1), key(2), key(3));
+    let keys = [&root, &release, &region].map(|key| key.public().unwrap());
+    TrustRoot {
+        version: 1,
+        expires: "2036-01-01T00:00:00Z".parse().unwrap(),
+        keys: keys.iter().map(|key| (key.id().to_string(), key.to_pem().to_owned())).collect(),
+        roles: Roles { root: role(&root), release: role(&release) },
+        regions: [("eu-west".to_owned(), Region { approve: role(&region) })].into(),
+        crit: Vec::new(),
+    }
+}
+
+fn manifest() -> VerifiedManifest {
+    let blob = Blob { size: 1, sha256: Digest::of(b"x") };
+    let image = Image {
+        name: "rootfs".into(),
+        kind: ImageKind::Block,
+        size: 4096,
+        sha256: Digest::of(b"image"),
+        index: blob,
+        chunks: None,
+        payload: blob,
+    };
+    let manifest = Manifest {
+        compatible: "demo".into(),
+        hardware: Vec::new(),
+        version: "2.0.0".parse().unwrap(),
+        counter: 2,
+        rollback_floor: 0,
+        from: None,
+        state_schema: None,
+        created: NOW.parse().unwrap(),
+        images: vec![image],
+        hooks: Vec::new(),
+        attestations: Default::default(),
+        crit: Vec::new(),
+    };
+    VerifiedManifest { manifest, digest: Digest::of(b"manifest of 2.0.0") }
+}
+
+/// The region's word on `release`, signed by the key of `seed` (3 is the region's).
+pub(super) fn approval(release: ReleaseRef, state: RolloutState, seed: u8) -> Vec<u8> {
+    let entry = Entry {
+        rollout: "spring".into(),
+        state,
+        priority: 0,
+        release,
+        salt: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into(),
+        threshold_bp: 10_000,
+        rules: Vec::new(),
+        holds: Vec::new(),
+        window: None,
+        urls: Vec::new(),
+    };
+    let approval = Approval {
+        kind: "approval/v1".into(),
+        region: "eu-west".into(),
+        channel: "stable".into(),
+        epoch: 1,
+        version: 1,
+        issued: "2026-11-21T11:00:00Z".parse().unwrap(),
+        expires: "2026-11-28T11:00:00Z".parse().unwrap(),
+        max_stale_seconds: 3600,
+        entries: vec![entry],
+        crit: Vec::new(),
+    };
+    sign(APPROVAL_TYPE, approval.to_bytes().unwrap(), &key(seed))
+}
+
+impl World {
+    /// A device that runs a confirmed slot a; release 2 is published and approved.
+    pub fn new() -> Arc<Self> {
+        let manifest = manifest();
+        let release =
+            ChannelRelease { release: manifest.release(), size: 1, urls: vec!["b".into()], deltas: Vec::new() };
+        let channel = Channel {
+            channel: "stable".into(),
+            version: 1,
+            issued: "2026-11-21T11:00:00Z".parse().unwrap(),
+            releases: vec![release],
+            crit: Vec::new(),
+        };
+        Arc::new(Self {
+            log: Mutex::default(),
+            facts: Mutex::new(BootFacts {
+                boot_id: BootId("boot-1".into()),
+                booted: Some(SlotId::A),
+                slots: PerSlot { a: SlotBoot::Confirmed, b: SlotBoot::Empty },
+            }),
+            journal: Mutex::default(),
+            journal_broken: AtomicBool::new(false),
+            healthy: AtomicBool::new(true),
+            health_hangs: AtomicBool::new(false),
+            installer_waits: AtomicBool::new(false),
+            approval: Mutex::new(Some(approval(manifest.release(), RolloutState::Rolling, 3))),
+            channel: sign(CHANNEL_TYPE, channel.to_bytes().unwrap(), &key(2)),
+            manifest,
+            start: Instant::now(),
+            trust: Arc::new(TrustStore::of(trust_root(), std::path::Path::new("/nonexistent"))),
+        })
+    }
+
+    pub fn setup() -> Setup {
+        let device = Device {
+            compatible: "demo".into(),
+            hardware: "rev-a".into(),
+            id: "dev-0001".into(),
+            ring: None,
+            labels: Default::default(),
+            build_time: "2026-11-01T00:00:00Z".parse().unwrap(),
+            image_counter: Some(1),
+        };
+        let moment = Duration::from_millis(5);
+        let policy = Policy {
+            mode: Mode::Apply,
+            region: "eu-west".into(),
+            health: HealthPolicy { deadline: Duration::from_secs(5), soak: moment, interval: moment, strikes: 2 },
+            retry: RetryPolicy { base: moment, cap: moment },
+            ..Policy::default()
+        };
+        Setup { device, policy, version: "test".into() }
+    }
+
+    pub fn seams(self: &Arc<Self>) -> Seams {
+        Seams {
+            boot: self.clone(),
+            clock: self.clone(),
+            releases: self.clone(),
+            approvals: self.clone(),
+            surroundings: self.clone(),
+            evidence: self.clone(),
+            health: self.clone(),
+            inhibitors: self.clone(),
+            installer: self.clone(),
+            journal: self.clone(),
+            rebooter: self.clone(),
+            reports: self.clone(),
+            trust: self.trust.clone(),
+        }
+    }
+
+    /// What the boot loader does: another boot, of the slot it would choose.
+    pub fn reboot_into(&self, slot: SlotId, boot: &str) {
+        let mut facts = self.facts.lock().unwrap();
+        facts.boot_id = BootId(boot.into());
+        facts.booted = Some(slot);
+        if let SlotBoot::Trying { left, done } = *facts.slots.get(slot) {
+            *facts.slots.get_mut(slot) = SlotBoot::Trying { left: left - 1, done: done + 1 };
+        }
+    }
+
+    pub fn did(&self, what: &str) -> bool {
+        self.log.lock().unwrap().iter().any(|line| line == what)
+    }
+
+    /// The log without what happens over and over.
+    pub fn story(&self) -> Vec<String> {
+        let mut told = BTreeSet::new();
+        self.log.lock().unwrap().iter().filter(|line| told.insert((*line).clone())).cloned().collect()
+    }
+
+    fn note(&self, what: impl Into<String>) {
+        self.log.lock().unwrap().push(what.into());
+    }
+
+    fn change(&self, what: String, slot: SlotId, to: SlotBoot) -> Result<BootFacts, BootError> {
+        self.note(what);
+        let mut facts = self.facts.lock().unwrap();
+        *facts.slots.get_mut(slot) = to;
+        Ok(facts.clone())
+    }
+}
+
+impl BootControl for World {
+    fn facts(&self) -> Result<BootFacts, BootError> {
+        Ok(self.facts.lock().unwrap().clone())
+    }
+    fn clear(&self, slot: SlotId) -> Result<BootFacts, BootError> {
+        self.change(format!("clear {slot}"), slot, SlotBoot::Empty)
+    }
+    fn arm(&self, slot: SlotId, tries: u8) -> Result<BootFacts, BootError> {
+        self.change(format!("arm {slot}"), slot, SlotBoot::Trying { left: tries, done: 0 })
+    }
+    fn confirm(&self, slot: SlotId) -> Result<BootFacts, BootError> {
+        self.change(format!("confirm {slot}"), slot, SlotBoot::Confirmed)
+    }
+    fn reject(&self, slot: SlotId) -> Result<BootFacts, BootError> {
+        self.change(format!("reject {slot}"), slot, SlotBoot::Exhausted { done: 1 })
+    }
+    fn self_test(&self) -> Result<(), BootError> {
+        Ok(())
+    }
+}
+
+impl Clock for World {
+    fn now(&self) -> Now {
+        let wall: Timestamp = NOW.parse().unwrap();
+        Now { wall, wall_trusted: true, uptime: Duration::from_secs(100) + self.start.elapsed(), random: 7 }
+    }
+}
+
+impl ReleaseSource for World {
+    fn channel<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Envelope, DocumentError>> {
+        let envelope = Envelope { bytes: self.channel.clone(), origin: "memory".into(), live: true };
+        Box::pin(async move { Ok(envelope) })
+    }
+}
+
+impl ApprovalSource for World {
+    fn approvals<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        fetch: bool,
+    ) -> BoxFuture<'a, (Vec<Envelope>, Vec<DocumentError>)> {
+        let bytes = self.approval.lock().unwrap().clone();
+        let failure = DocumentError { reason: Reason::ApprovalMissing, detail: "404".into(), retry_after: None };
+        Box::pin(async move {
+            match bytes {
+                Some(bytes) => (vec![Envelope { bytes, origin: "memory".into(), live: fetch }], vec![]),
+                None => (vec![], vec![failure]),
+            }
+        })
+    }
+    fn keep<'a>(&'a self, _: &'a Envelope) -> BoxFuture<'a, Result<(), DocumentError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl SurroundingsProbe for World {
+    fn look(&self) -> BoxFuture<'_, Surroundings> {
+        Box::pin(async { Surroundings::default() })
+    }
+}
+
+impl Evidence for World {
+    fn keep<'a>(&'a self, request: &'a EvidenceRequest) -> BoxFuture<'a, Result<(), String>> {
+        self.note(format!("evidence {}", request.reason));
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl HealthProbe for World {
+    fn check(&self) -> BoxFuture<'_, HealthReport> {
+        let verdict = if self.healthy.load(Ordering::SeqCst) { Verdict::Passed } else { Verdict::Failed };
+        let check = HealthCheck { name: "app".into(), required: true, verdict, detail: String::new(), restarts: 0 };
+        let hangs = self.health_hangs.load(Ordering::SeqCst);
+        Box::pin(async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            HealthReport { checks: vec![check] }
+        })
+    }
+}
+
+impl Inhibitors for World {
+    fn hold<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<Box<dyn Hold>>> {
+        Box::pin(async { None })
+    }
+}
+
+impl Installer for World {
+    fn manifest<'a>(
+        &'a self,
+        _: &'a Source,
+        _: Option<&'a ReleaseRef>,
+    ) -> BoxFuture<'a, Result<VerifiedManifest, InstallError>> {
+        Box::pin(async { Ok(self.manifest.clone()) })
+    }
+    fn install<'a>(
+        &'a self,
+        request: &'a InstallRequest,
+        _: &'a ProgressSink,
+        cancel: &'a Cancel,
+    ) -> BoxFuture<'a, Result<Transfer, InstallError>> {
+        self.note(format!("install {}", request.update.target));
+        Box::pin(async move {
+            if self.installer_waits.load(Ordering::SeqCst) {
+                cancel.cancelled().await;
+                self.note("install cancelled");
+                return Err(InstallError::new(Reason::Cancelled, "cancelled"));
+            }
+            Ok(Transfer::default())
+        })
+    }
+    fn verify<'a>(
+        &'a self,
+        request: &'a InstallRequest,
+        _: &'a ProgressSink,
+        _: &'a Cancel,
+    ) -> BoxFuture<'a, Result<(), InstallError>> {
+        self.note(format!("verify {}", request.update.target));
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl JournalStore for World {
+    fn load(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.journal.lock().unwrap().clone())
+    }
+    fn save(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        if self.journal_broken.load(Ordering::SeqCst) {
+            return Err(StoreError::Io("the disk is full".into()));
+        }
+        let value: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        let phase = match &value["phase"] {
+            serde_json::Value::String(name) => name.clone(),
+            serde_json::Value::Object(map) => map.keys().next().unwrap().clone(),
+            other => panic!("a phase is a name or an object, not {other}"),
+        };
+        self.note(format!("save {phase}"));
+        *self.journal.lock().unwrap() = Some(bytes.to_vec());
+        Ok(())
+    }
+}
+
+impl Rebooter for World {
+    fn reboot(&self) -> BoxFuture<'_, Result<(), RebootError>> {
+        self.note("reboot");
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl ReportSpool for World {
+    fn append<'a>(&'a self, _: &'a Report) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+}

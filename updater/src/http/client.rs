@@ -1,0 +1,228 @@
+//! The HTTP client: reqwest over rustls with ring, with the limits that reqwest leaves to us.
+//!
+//! reqwest has no time-out for connecting or for a body unless told, and a server that sends one byte a second
+//! defeats an idle time-out: so there are three limits here, and each has a test against a server that breaks it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Response, StatusCode, Url, redirect};
+
+use super::body::{Body, Limits};
+use super::error::FetchError;
+
+/// Redirects followed for one request; the field's usual is one or two.
+const MAX_REDIRECTS: usize = 5;
+
+/// How to talk to servers.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Time to get a connection, TLS included.
+    pub connect_timeout: Duration,
+    /// Longest silence while waiting for an answer or in the middle of one.
+    pub idle_timeout: Duration,
+    /// Below this many bytes per second (averaged over `rate_window`) a transfer is given up and resumed elsewhere.
+    pub min_bytes_per_second: u64,
+    /// The time over which the rate is averaged.
+    pub rate_window: Duration,
+    /// PEM file with the only certificate authorities to trust; none: those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with a client certificate and its key.
+    pub identity_file: Option<PathBuf>,
+    /// Proxy for all requests, `http://host:port`; none: no proxy, whatever the environment says.
+    pub proxy: Option<String>,
+    /// Bearer token for the `Authorization` header.
+    pub bearer: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(20),
+            // A satellite link pauses for seconds, an LTE address change for good: a minute tells them apart.
+            idle_timeout: Duration::from_secs(60),
+            min_bytes_per_second: 512,
+            rate_window: Duration::from_secs(60),
+            ca_file: None,
+            identity_file: None,
+            proxy: None,
+            bearer: None,
+        }
+    }
+}
+
+/// A client with its limits. Cheap to clone; connections are shared and kept.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// None: only local files.
+    inner: Option<reqwest::Client>,
+    limits: Limits,
+}
+
+impl Client {
+    /// Sets the client up.
+    ///
+    /// Without a CA file and without any certificate authority on the system, `https` fails but `http` and files
+    /// work: a device in a closed network must still get its update.
+    ///
+    /// # Errors
+    /// [`FetchError::Setup`]: a file can not be read or does not hold what it should.
+    pub fn new(settings: &Settings) -> Result<Self, FetchError> {
+        // reqwest panics without a provider. The error means another part of the process was faster, with the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let inner = match &settings.ca_file {
+            Some(path) => {
+                let pem = fs::read(path).map_err(|error| setup(&format!("reading {}", path.display()), &error))?;
+                let certificates =
+                    reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| setup("the CA file", &error))?;
+                if certificates.is_empty() {
+                    return Err(FetchError::Setup(format!("{} holds no certificate", path.display())));
+                }
+                builder(settings)?.tls_certs_only(certificates).build()
+            }
+            None => builder(settings)?.build().or_else(|error| {
+                tracing::warn!(%error, "no certificate authorities on this system: https will fail");
+                builder(settings).map_or(Err(error), |builder| builder.tls_certs_only([]).build())
+            }),
+        };
+        let inner = inner.map_err(|error| setup("building the client", &error))?;
+        let limits =
+            Limits { idle: settings.idle_timeout, floor: settings.min_bytes_per_second, window: settings.rate_window };
+        Ok(Self { inner: Some(inner), limits })
+    }
+
+    /// A client with default settings; where not even that can be had, one for local files only. For a device whose
+    /// settings are broken: it must still be able to install what repairs them.
+    #[must_use]
+    pub fn bare() -> Self {
+        let settings = Settings::default();
+        let limits =
+            Limits { idle: settings.idle_timeout, floor: settings.min_bytes_per_second, window: settings.rate_window };
+        Self::new(&settings).unwrap_or(Self { inner: None, limits })
+    }
+
+    /// Asks for `url` with extra headers and gives the answer's head and body, whatever the successful status.
+    ///
+    /// # Errors
+    /// [`FetchError`]: no answer in time, an error status, a refused redirect, or a web page.
+    pub async fn get(&self, url: &Url, headers: HeaderMap) -> Result<(Head, Body), FetchError> {
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let inner = self.inner.as_ref().ok_or_else(|| FetchError::Setup("no HTTP client".into()))?;
+        let request = inner.get(url.clone()).headers(headers).send();
+        let response = match tokio::time::timeout(self.limits.idle, request).await {
+            Err(_) => return Err(FetchError::Stalled { host, seconds: self.limits.idle.as_secs() }),
+            Ok(Err(error)) if error.is_redirect() => return Err(FetchError::Redirect(innermost(&error))),
+            Ok(Err(source)) => return Err(FetchError::Connect { host, source: source.without_url() }),
+            Ok(Ok(response)) => response,
+        };
+        check_status(&host, &response)?;
+        let head = Head { status: response.status(), headers: response.headers().clone() };
+        let body = Body::new(host, response, self.limits);
+        Ok((head, body))
+    }
+}
+
+/// The head of an answer.
+#[derive(Debug)]
+pub struct Head {
+    /// Status, always a success.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+}
+
+fn setup(what: &str, error: &dyn std::error::Error) -> FetchError {
+    FetchError::Setup(format!("{what}: {error}"))
+}
+
+/// The last error of the chain: reqwest wraps the text of a redirect policy several times.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+fn builder(settings: &Settings) -> Result<reqwest::ClientBuilder, FetchError> {
+    let mut headers = HeaderMap::new();
+    // A bundle is compressed already, and ranges count bytes as stored.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if let Some(token) = &settings.bearer {
+        let mut value =
+            HeaderValue::from_str(&format!("Bearer {}", token.trim())).map_err(|error| setup("the token", &error))?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("flipside/", env!("CARGO_PKG_VERSION")))
+        .default_headers(headers)
+        .connect_timeout(settings.connect_timeout)
+        .read_timeout(settings.idle_timeout)
+        .pool_idle_timeout(Duration::from_secs(30))
+        .redirect(redirect::Policy::custom(follow))
+        .referer(false);
+    builder = match &settings.proxy {
+        Some(proxy) => builder.proxy(reqwest::Proxy::all(proxy).map_err(|error| setup("the proxy", &error))?),
+        None => builder.no_proxy(),
+    };
+    if let Some(path) = &settings.identity_file {
+        let pem = fs::read(path).map_err(|error| setup(&format!("reading {}", path.display()), &error))?;
+        builder = builder
+            .identity(reqwest::Identity::from_pem(&pem).map_err(|error| setup("the client certificate", &error))?);
+    }
+    Ok(builder)
+}
+
+/// Follows a redirect unless it leaves https or is one too many. reqwest itself drops `Authorization` when the host
+/// or port changes.
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+    if attempt.previous().len() > MAX_REDIRECTS {
+        attempt.error("too many")
+    } else if from_https && attempt.url().scheme() != "https" {
+        attempt.error("it leaves https")
+    } else {
+        attempt.follow()
+    }
+}
+
+/// A success that is what it seems to be.
+fn check_status(host: &str, response: &Response) -> Result<(), FetchError> {
+    let status = response.status();
+    if !status.is_success() {
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?));
+        return Err(FetchError::Status { host: host.to_owned(), status: status.as_u16(), retry_after });
+    }
+    // Nothing we ever ask for is a web page, so this is a portal or somebody's friendly error page with a 200.
+    let html = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase().starts_with(b"text/html");
+    if response.headers().get(CONTENT_TYPE).is_some_and(html) {
+        return Err(FetchError::Portal { host: host.to_owned() });
+    }
+    Ok(())
+}
+
+/// `Retry-After`: seconds, or a date (RFC 9110, 10.2.3). A date in the past is zero.
+fn retry_after(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(text.trim()).ok()?;
+    let seconds = date.timestamp().as_second() - jiff::Timestamp::now().as_second();
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_in_seconds_and_as_a_date() {
+        assert_eq!(retry_after("120"), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        assert!(retry_after("Fri, 31 Dec 2100 23:59:59 GMT").unwrap() > Duration::from_secs(86_400));
+        assert_eq!(retry_after("soon"), None);
+    }
+}

@@ -1,0 +1,64 @@
+//! Fetches one small document, from the web or a local folder, never more than its limit.
+
+use std::fs::File;
+use std::io::Read as _;
+
+use reqwest::header::HeaderMap;
+
+use super::client::Client;
+use super::error::FetchError;
+use super::location::Location;
+
+/// Most bytes any signed document may have.
+pub const DOCUMENT_LIMIT: u64 = 1 << 20;
+
+/// The document at `location`, at most `limit` bytes.
+///
+/// # Errors
+/// [`FetchError`]; a longer document is refused before more than `limit` bytes of it were read.
+pub async fn fetch(client: &Client, location: &Location, limit: u64) -> Result<Vec<u8>, FetchError> {
+    match location {
+        Location::Web(url) => {
+            let (_, mut body) = client.get(url, HeaderMap::new()).await?;
+            if body.remaining().is_some_and(|announced| announced > limit) {
+                return Err(FetchError::TooLarge { limit });
+            }
+            let mut bytes = Vec::new();
+            while let Some(chunk) = body.chunk().await? {
+                if bytes.len() as u64 + chunk.len() as u64 > limit {
+                    return Err(FetchError::TooLarge { limit });
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok(bytes)
+        }
+        Location::File(path) => {
+            let failed = |source| FetchError::File { path: path.display().to_string(), source };
+            let mut bytes = Vec::new();
+            File::open(path).map_err(failed)?.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+            if bytes.len() as u64 > limit {
+                return Err(FetchError::TooLarge { limit });
+            }
+            Ok(bytes)
+        }
+        Location::Stdin => Err(FetchError::Address("-".into())),
+    }
+}
+
+/// The first of several places that answers; the error is that of the last.
+///
+/// # Errors
+/// [`FetchError`] when none answered.
+pub async fn fetch_any(client: &Client, locations: &[Location], limit: u64) -> Result<Vec<u8>, FetchError> {
+    let mut last = FetchError::Address("no address".into());
+    for location in locations {
+        match fetch(client, location, limit).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => {
+                tracing::info!(%location, %error, "no document there");
+                last = error;
+            }
+        }
+    }
+    Err(last)
+}

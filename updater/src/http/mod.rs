@@ -1,0 +1,17 @@
+//! Fetching: documents, and bundles by range or from start to end, over HTTP or from local files.
+//!
+//! Nothing that comes from here is trusted; it is bytes until a signature or a signed digest says otherwise. What
+//! this module promises is to end: in bounded time, with bounded memory, with a reason.
+
+pub mod body;
+pub mod client;
+pub mod document;
+pub mod error;
+pub mod location;
+pub mod mirrors;
+pub mod retry;
+pub mod source;
+
+pub use client::{Client, Settings};
+pub use error::FetchError;
+pub use location::Location;

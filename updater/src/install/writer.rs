@@ -1,0 +1,181 @@
+//! From stored bytes to the device: decode, prove, compare, write. One per worker thread.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bundle::frame::{FrameDecoder, FrameError};
+
+use super::buffer::Buffer;
+use super::error::Error;
+use super::plan::Frame;
+use super::target::{SlotIo, read_full, write_full};
+
+/// Size in which old and new are compared: the block of the file systems in question.
+const BLOCK: usize = 4096;
+/// Equal bytes between two pieces that are written along rather than skipped: two writes cost more than this.
+const MAX_GAP: usize = 64 << 10;
+/// How much of the old content is read at once for the comparison.
+const COMPARE: usize = 256 << 10;
+/// Bytes compared before judging whether comparing pays.
+const JUDGE_AFTER: u64 = 16 << 20;
+
+/// Whether reading the old content saves writes; shared by all workers of an image.
+///
+/// A release beside the one in the slot shares blocks at the same place, and on flash a read is cheaper than a write,
+/// for speed and for wear. In a slot that held something else the reading is lost time, so it is given up when less
+/// than a sixteenth was equal.
+#[derive(Debug, Default)]
+pub struct Comparing {
+    looked: AtomicU64,
+    equal: AtomicU64,
+}
+
+impl Comparing {
+    fn pays(&self) -> bool {
+        let looked = self.looked.load(Ordering::Relaxed);
+        looked < JUDGE_AFTER || self.equal.load(Ordering::Relaxed) > looked / 16
+    }
+}
+
+/// A worker's tools.
+pub struct Writer {
+    decoder: FrameDecoder,
+    raw: Vec<u8>,
+    new: Buffer,
+    old: Buffer,
+    comparing: Arc<Comparing>,
+}
+
+impl Writer {
+    /// Tools for frames of at most `frame_size` raw bytes.
+    #[must_use]
+    pub fn new(frame_size: usize, comparing: Arc<Comparing>) -> Self {
+        let old = Buffer::new(COMPARE.min(frame_size));
+        Self { decoder: FrameDecoder::new(), raw: Vec::new(), new: Buffer::new(frame_size), old, comparing }
+    }
+
+    /// Decodes a frame and makes the target hold it. Gives the bytes that had to be written.
+    ///
+    /// # Errors
+    /// [`Decoded::Frame`] before anything was written, [`Decoded::Io`] otherwise.
+    pub fn place(&mut self, io: &dyn SlotIo, frame: &Frame, stored: &[u8]) -> Result<u64, Decoded> {
+        self.decoder.decode(&frame.record, stored, &mut self.raw).map_err(Decoded::Frame)?;
+        self.new.get_mut(self.raw.len()).copy_from_slice(&self.raw);
+        let result = if self.comparing.pays() { self.write_differing(io, frame) } else { self.write_all(io, frame) };
+        result.map_err(Decoded::Io)
+    }
+
+    fn write_all(&self, io: &dyn SlotIo, frame: &Frame) -> std::io::Result<u64> {
+        write_full(io, self.new.get(self.raw.len()), frame.raw_offset)?;
+        Ok(self.raw.len() as u64)
+    }
+
+    /// Writes only the blocks that differ, small gaps included.
+    fn write_differing(&mut self, io: &dyn SlotIo, frame: &Frame) -> std::io::Result<u64> {
+        let new = self.new.get(self.raw.len());
+        // Start and end, within the frame, of the piece that waits to be written.
+        let mut pending: Option<(usize, usize)> = None;
+        let (mut written, mut equal) = (0, 0);
+        let flush = |piece: Option<(usize, usize)>| -> std::io::Result<u64> {
+            let Some((start, end)) = piece else { return Ok(0) };
+            write_full(io, new.get(start..end).unwrap_or_default(), frame.raw_offset + start as u64)?;
+            Ok((end - start) as u64)
+        };
+        let mut at = 0;
+        while at < new.len() {
+            let wanted = (new.len() - at).min(self.old.capacity());
+            let old = self.old.get_mut(wanted);
+            let count = read_full(io, old, frame.raw_offset + at as u64)?;
+            let old = old.get(..count).unwrap_or_default();
+            for start in (at..at + wanted).step_by(BLOCK) {
+                let end = (start + BLOCK).min(at + wanted);
+                if old.get(start - at..end - at) == new.get(start..end) {
+                    equal += end - start;
+                    continue;
+                }
+                pending = match pending {
+                    Some((first, last)) if start - last <= MAX_GAP => Some((first, end)),
+                    other => {
+                        written += flush(other)?;
+                        Some((start, end))
+                    }
+                };
+            }
+            at += wanted;
+        }
+        written += flush(pending)?;
+        self.comparing.looked.fetch_add(new.len() as u64, Ordering::Relaxed);
+        self.comparing.equal.fetch_add(equal as u64, Ordering::Relaxed);
+        Ok(written)
+    }
+}
+
+/// What went wrong with a frame.
+#[derive(Debug)]
+pub enum Decoded {
+    /// The bytes are not those of the index.
+    Frame(FrameError),
+    /// The target.
+    Io(std::io::Error),
+}
+
+impl Decoded {
+    /// The error of the install.
+    pub(super) fn into_error(self, image: &str, frame: &Frame, path: &Path) -> Error {
+        match self {
+            Self::Frame(source) => Error::Frame { image: image.to_owned(), number: frame.number, source },
+            Self::Io(source) => Error::target("writing", path)(source),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::install::faulty::Memory;
+    use bundle::digest::Digest;
+    use bundle::index::FrameRecord;
+
+    fn frame(raw: &[u8], raw_offset: u64) -> (Frame, Vec<u8>) {
+        let mut stored = vec![0; zstd_safe::compress_bound(raw.len())];
+        let len = zstd_safe::compress(stored.as_mut_slice(), raw, 3).unwrap();
+        stored.truncate(len);
+        let record = FrameRecord {
+            offset: 0,
+            stored_len: u32::try_from(stored.len()).unwrap(),
+            raw_len: u32::try_from(raw.len()).unwrap(),
+            zero: false,
+            stored_sha256: Digest::of(&stored),
+            raw_sha256: Digest::of(raw),
+        };
+        (Frame { number: 0, raw_offset, record }, stored)
+    }
+
+    #[test]
+    fn only_what_differs_is_written() {
+        let raw: Vec<u8> = (0..1_000_000_u32).map(|n| (n / 5000 % 250) as u8 + 1).collect();
+        let (frame, stored) = frame(&raw, 8192);
+        let io = Memory::new(2 << 20);
+        let mut writer = Writer::new(1 << 20, Arc::default());
+        assert_eq!(writer.place(&io, &frame, &stored).unwrap(), 1_000_000 / 4096 * 4096 + 1_000_000 % 4096);
+        assert_eq!(writer.place(&io, &frame, &stored).unwrap(), 0);
+        io.with(|bytes| {
+            assert_eq!(&bytes[8192..8192 + raw.len()], &raw);
+            bytes[8192 + 10] ^= 1;
+            bytes[8192 + 500_000] ^= 1;
+        });
+        assert_eq!(writer.place(&io, &frame, &stored).unwrap(), 2 * 4096);
+        io.with(|bytes| assert_eq!(&bytes[8192..8192 + raw.len()], &raw));
+    }
+
+    #[test]
+    fn wrong_bytes_never_reach_the_target() {
+        let (frame, mut stored) = frame(&[1; 100_000], 0);
+        stored[20] ^= 1;
+        let io = Memory::new(1 << 20);
+        let mut writer = Writer::new(1 << 20, Arc::default());
+        assert!(matches!(writer.place(&io, &frame, &stored), Err(Decoded::Frame(FrameError::Stored))));
+        io.with(|bytes| assert!(bytes.iter().all(|byte| *byte == 0)));
+    }
+}

@@ -1,0 +1,13 @@
+//! The machine underneath: time, reboot, inhibitors, service manager, log. The adapters of the seams that are not about
+//! slots.
+
+pub mod battery;
+pub mod clock;
+mod error_chain;
+pub mod inhibit;
+pub mod log;
+pub mod notify;
+pub mod reboot;
+pub mod surroundings;
+
+pub use error_chain::chain;

@@ -1,0 +1,14 @@
+//! Shared by the integration tests.
+#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests may fail loudly"
+)]
+#![allow(missing_docs, reason = "test helpers")]
+
+pub mod loops;
+pub mod server;
+pub mod site;

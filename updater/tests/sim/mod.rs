@@ -1,0 +1,298 @@
+//! A simulated device, its releases and its processes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use bundle::approval::{APPROVAL_TYPE, Approval, Entry, ReleaseRef, RolloutState};
+use bundle::channel::{CHANNEL_TYPE, Channel, ChannelRelease};
+use bundle::dsse::Envelope;
+use bundle::manifest::ImageKind;
+use bundle::trust::{Region, Role, TRUST_TYPE};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use crate::common::site::{self, noise};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(30);
+
+/// What a command said.
+#[derive(Debug)]
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+pub struct World {
+    /// The device.
+    pub folder: tempfile::TempDir,
+    tree: tempfile::TempDir,
+    bus: Option<(Child, String)>,
+    daemon: Option<Child>,
+    releases: Vec<ChannelRelease>,
+    approvals: u64,
+}
+
+impl World {
+    /// A fresh device running slot a, a bus, an empty served tree.
+    pub fn new() -> Self {
+        let (folder, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let world = Self { bus: Some(bus(&folder)), folder, tree, daemon: None, releases: Vec::new(), approvals: 0 };
+        let trust = world.tree.path().join("trust.dsse.json");
+        fs::write(&trust, signed(TRUST_TYPE, &trust_root().to_bytes().unwrap())).unwrap();
+        let url = format!("file://{}", world.tree.path().display());
+        let said = world.flipside(&["sim", "init", "--trust", trust.to_str().unwrap(), "--url", &url]);
+        assert_eq!(said.code, 0, "{said:?}");
+        world.config("test.toml", "compatible = \"test\"\n[health]\nsoak_seconds = 0\ndeadline_seconds = 30\n");
+        world
+    }
+
+    /// A local fragment.
+    pub fn config(&self, name: &str, text: &str) {
+        let folder = self.folder.path().join("etc/flipside/flipside.d");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(name), text).unwrap();
+    }
+
+    pub fn health_check(&self, name: &str, body: &str) {
+        let folder = self.folder.path().join("etc/flipside/health.d");
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Builds release `1.<counter>.0` and puts it into the channel.
+    pub fn publish(&mut self, counter: u64) {
+        let images = ["rootfs", "kernel", "initrd"].map(|name| {
+            let path = self.tree.path().join(name);
+            fs::write(&path, noise(400_000, counter + name.len() as u64)).unwrap();
+            (name, path)
+        });
+        let sources = images.each_ref().map(|(name, path)| (*name, ImageKind::File, path.as_path()));
+        let built = site::release(&self.tree.path().join("x.bundle"), counter, &sources, 1);
+        let file = format!("bundles/{}.bundle", built.release.manifest_sha256);
+        fs::create_dir_all(self.tree.path().join("bundles")).unwrap();
+        fs::rename(&built.path, self.tree.path().join(&file)).unwrap();
+        let size = fs::metadata(self.tree.path().join(&file)).unwrap().len();
+        self.releases.push(channel_release(built.release, size, file));
+        self.write_channel();
+    }
+
+    fn write_channel(&self) {
+        let channel = Channel {
+            channel: "stable".into(),
+            version: self.releases.len() as u64,
+            issued: Timestamp::now(),
+            releases: self.releases.clone(),
+            crit: Vec::new(),
+        };
+        self.write("channels/stable/channel.dsse.json", &signed(CHANNEL_TYPE, &channel.to_bytes().unwrap()));
+    }
+
+    /// The region says something about a release.
+    pub fn approve(&mut self, counter: u64, threshold_bp: u16, state: &str) {
+        self.approvals += 1;
+        let release = self.releases.iter().find(|r| r.release.counter == counter).unwrap().release.clone();
+        let approval = Approval {
+            kind: "approval/v1".into(),
+            region: "eu-west".into(),
+            channel: "stable".into(),
+            epoch: 1,
+            version: self.approvals,
+            issued: Timestamp::now(),
+            expires: Timestamp::now() + SignedDuration::from_hours(24),
+            max_stale_seconds: 3600,
+            entries: vec![Entry {
+                rollout: "test".into(),
+                state: serde_json::from_value::<RolloutState>(state.into()).unwrap(),
+                priority: 0,
+                release,
+                salt: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into(),
+                threshold_bp,
+                rules: Vec::new(),
+                holds: Vec::new(),
+                window: None,
+                urls: Vec::new(),
+            }],
+            crit: Vec::new(),
+        };
+        self.write("approvals/eu-west/stable.dsse.json", &signed(APPROVAL_TYPE, &approval.to_bytes().unwrap()));
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) {
+        let path = self.tree.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flipside"));
+        let address = self.bus.as_ref().map_or("unix:path=/nonexistent", |(_, address)| address);
+        command.arg("--sim").arg(self.folder.path()).args(arguments).env("DBUS_SYSTEM_BUS_ADDRESS", address);
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn flipside(&self, arguments: &[&str]) -> Said {
+        let Output { status, stdout, stderr } = self.command(arguments).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Said { code: status.code().unwrap_or(-1), out: text(stdout), err: text(stderr) }
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub fn start(&mut self) {
+        self.start_with(&["--idle-exit", "0"]);
+    }
+
+    pub fn start_with(&mut self, arguments: &[&str]) {
+        self.spawn(arguments);
+        until("the daemon answers", || {
+            let said = self.flipside(&["status"]);
+            said.code == 0 && said.err.is_empty()
+        });
+    }
+
+    /// Starts the daemon.
+    pub fn spawn(&mut self, arguments: &[&str]) {
+        let mut all = vec!["daemon", "--debug"];
+        all.extend(arguments);
+        self.daemon = Some(self.command(&all).spawn().unwrap());
+    }
+
+    pub fn stop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill().unwrap();
+            daemon.wait().unwrap();
+        }
+    }
+
+    /// The daemon ends by itself, without an error.
+    pub fn wait_for_end(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        until("the daemon ends", || daemon.try_wait().unwrap().is_some());
+        assert!(daemon.wait().unwrap().success());
+    }
+
+    /// An orderly restart: the daemon is asked, the boot loader chooses.
+    pub fn restart_into(&mut self, slot: &str) {
+        assert_eq!(self.flipside(&["reboot"]).code, 0);
+        self.wait_for_end();
+        self.boot(slot);
+    }
+
+    /// Power-on.
+    pub fn boot(&mut self, slot: &str) {
+        self.play_boot_loader(slot);
+        self.start();
+    }
+
+    pub fn play_boot_loader(&self, slot: &str) {
+        let said = self.flipside(&["sim", "reboot"]);
+        assert!(said.out.contains(&format!("slot {slot}.")), "{said:?}");
+    }
+
+    pub fn status(&self) -> Value {
+        let said = self.flipside(&["status", "--json"]);
+        assert_eq!(said.code, 0, "{said:?}");
+        serde_json::from_str(&said.out).unwrap()
+    }
+
+    pub fn wait_for(&self, field: &str, value: &str) {
+        until(&format!("{field} is {value}"), || self.status()[field] == value);
+    }
+
+    pub fn has_outcome(&self, kind: &str, reason: Option<&str>) -> bool {
+        let history: Value = serde_json::from_str(&self.flipside(&["history", "--json"]).out).unwrap();
+        let outcomes = history["outcomes"].as_array().unwrap();
+        outcomes.iter().any(|o| o["kind"] == kind && reason.is_none_or(|r| o["reason"] == r))
+    }
+
+    pub fn slot_b(&self, file: &str) -> PathBuf {
+        self.folder.path().join("slots/b").join(file)
+    }
+
+    pub fn assert_slot_b_holds(&self, counter: u64) {
+        for (name, file) in [("rootfs", "rootfs.img"), ("kernel", "vmlinuz"), ("initrd", "initrd.img")] {
+            let expected = noise(400_000, counter + name.len() as u64);
+            assert!(fs::read(self.slot_b(file)).unwrap() == expected, "{file}");
+        }
+    }
+
+    /// The bus dies.
+    pub fn no_bus(&mut self) {
+        end_bus(self.bus.take());
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+        end_bus(self.bus.take());
+    }
+}
+
+fn end_bus(bus: Option<(Child, String)>) {
+    if let Some((mut bus, _)) = bus {
+        let _ = bus.kill();
+        let _ = bus.wait();
+    }
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < DEADLINE, "waited in vain until {what}");
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn bus(folder: &tempfile::TempDir) -> (Child, String) {
+    let config = folder.path().join("bus.conf");
+    let text = format!(
+        r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>session</type><listen>unix:path={}/bus</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow user="*"/><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/>
+<allow own="*"/></policy></busconfig>"#,
+        folder.path().display()
+    );
+    fs::write(&config, text).unwrap();
+    let mut daemon = Command::new("dbus-daemon")
+        .arg(format!("--config-file={}", config.display()))
+        .args(["--nofork", "--nopidfile", "--print-address=1"])
+        .stdout(Stdio::piped())
+        // As root it says that it may not raise a limit, and works.
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("these tests need dbus-daemon (Debian: dbus)");
+    let mut address = String::new();
+    BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
+    (daemon, address.trim().to_owned())
+}
+
+fn trust_root() -> bundle::trust::TrustRoot {
+    let mut trust = site::trust();
+    let role: Role = trust.roles.release.clone();
+    trust.regions = BTreeMap::from([("eu-west".to_owned(), Region { approve: role })]);
+    trust
+}
+
+fn signed(kind: &str, payload: &[u8]) -> Vec<u8> {
+    let mut envelope = Envelope::new(kind, payload.to_vec());
+    envelope.sign(&site::key()).unwrap();
+    envelope.to_bytes().unwrap()
+}
+
+fn channel_release(release: ReleaseRef, size: u64, file: String) -> ChannelRelease {
+    ChannelRelease { release, size, urls: vec![file], deltas: Vec::new() }
+}

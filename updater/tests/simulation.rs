@@ -1,0 +1,156 @@
+//! The whole product as processes: the real binary as daemon and command line on a private bus, a simulated device in a
+//! folder, releases in a served tree read from disk. What an operator types, and what he sees.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests may fail loudly"
+)]
+
+mod common;
+mod sim;
+
+use serde_json::Value;
+use sim::World;
+
+/// Exit codes of the manual.
+const OK: i32 = 0;
+const FAILED: i32 = 1;
+const REFUSED: i32 = 3;
+const NO_DAEMON: i32 = 4;
+
+#[test]
+fn a_release_is_staged_switched_to_and_confirmed() {
+    let mut world = World::new();
+    world.publish(2);
+    world.approve(2, 10_000, "rolling");
+    world.start();
+
+    let checked = world.flipside(&["check", "--wait"]);
+    assert_eq!(checked.code, OK, "{checked:?}");
+    assert!(checked.out.contains("1.2.0 is written to slot b"), "{checked:?}");
+    assert_eq!(world.status()["state"], "staged");
+    world.assert_slot_b_holds(2);
+
+    assert_eq!(world.flipside(&["activate"]).code, OK);
+    world.wait_for("state", "armed");
+    world.restart_into("b");
+    let confirmed = world.flipside(&["confirm", "--boot"]);
+    assert_eq!(confirmed.code, OK, "{confirmed:?}");
+    let status = world.status();
+    assert_eq!((&status["booted_slot"], &status["confirmed"]), (&"b".into(), &true.into()), "{status}");
+    assert!(world.has_outcome("healthy", None));
+    // What runs is not offered again.
+    let again = world.flipside(&["check", "--wait"]);
+    assert_eq!(again.code, OK, "{again:?}");
+    assert!(again.out.contains("Up to date"), "{again:?}");
+}
+
+#[test]
+fn an_unhealthy_release_falls_back_and_is_not_tried_again() {
+    let mut world = World::new();
+    world.publish(2);
+    world.approve(2, 10_000, "rolling");
+    // The application of slot b is dead.
+    world.health_check(
+        "10-app",
+        "grep -q '\"booted\":\"b\"' \"$(dirname \"$0\")/../../../boot/sim.json\" && echo dead && exit 1; exit 0",
+    );
+    world.start();
+    let install = world.flipside(&["install", "--activate"]);
+    assert_eq!(install.code, OK, "{install:?}");
+    world.wait_for("state", "armed");
+    world.restart_into("b");
+    // It restarts by itself once the check has failed often enough.
+    let confirmed = world.flipside(&["confirm", "--boot"]);
+    assert_eq!(confirmed.code, FAILED, "{confirmed:?}");
+    world.wait_for_end();
+    world.boot("a");
+    let status = world.status();
+    assert_eq!((&status["booted_slot"], &status["confirmed"]), (&"a".into(), &true.into()), "{status}");
+    assert!(world.has_outcome("rolled_back", Some("health_failed")));
+    let again = world.flipside(&["check", "--wait"]);
+    assert_eq!(again.code, REFUSED, "{again:?}");
+    assert!(again.err.contains("blocked_after_fallback"), "{again:?}");
+    assert!(world.folder.path().join("var/lib/flipside/evidence").read_dir().unwrap().count() == 1);
+    // An operator may try again.
+    assert_eq!(world.flipside(&["retry"]).code, OK);
+    assert_eq!(world.flipside(&["check", "--wait"]).code, OK);
+    assert_eq!(world.status()["state"], "staged");
+}
+
+#[test]
+fn what_the_region_does_not_approve_is_refused_with_its_reason() {
+    let mut world = World::new();
+    world.publish(2);
+    world.start();
+    for (state, threshold, reason) in [("halted", 10_000, "rollout_halted"), ("rolling", 0, "bucket_closed")] {
+        let missing = world.flipside(&["check", "--wait"]);
+        assert_eq!(missing.code, REFUSED, "{missing:?}");
+        world.approve(2, threshold, state);
+        let checked = world.flipside(&["--json", "check", "--wait"]);
+        assert_eq!(checked.code, REFUSED, "{checked:?}");
+        let last: Value = serde_json::from_str(checked.out.lines().last().unwrap()).unwrap();
+        assert_eq!(last["reason"], reason, "{checked:?}");
+        assert_eq!(world.status()["waiting"]["reason"], reason);
+    }
+    assert!(world.flipside(&["explain"]).out.contains("bucket"));
+    assert!(!world.slot_b("rootfs.img").exists());
+}
+
+#[test]
+fn the_daemon_leaves_when_idle_and_is_alone() {
+    let mut world = World::new();
+    world.start();
+    let second = world.flipside(&["daemon"]);
+    assert_eq!(second.code, FAILED, "{second:?}");
+    assert!(second.err.contains("another updater"), "{second:?}");
+    world.stop();
+    world.start_with(&["--idle-exit", "1"]);
+    world.wait_for_end();
+}
+
+#[test]
+fn without_a_bus_an_operator_still_reads() {
+    let mut world = World::new();
+    world.no_bus();
+    let status = world.flipside(&["--json", "status"]);
+    assert_eq!(status.code, OK, "{status:?}");
+    let status: Value = serde_json::from_str(&status.out).unwrap();
+    assert_eq!(status["booted_slot"], "a");
+    assert_eq!(world.flipside(&["history"]).out, "Nothing happened yet.\n");
+    assert_eq!(world.flipside(&["explain"]).code, OK);
+    assert_eq!(world.flipside(&["check"]).code, NO_DAEMON);
+    // The boot loader says that slot a is confirmed: the boot sequence may go on.
+    assert_eq!(world.flipside(&["confirm", "--boot"]).code, OK);
+}
+
+#[test]
+fn the_engine_confirms_without_a_bus() {
+    let mut world = World::new();
+    world.publish(2);
+    world.approve(2, 10_000, "rolling");
+    world.start();
+    assert_eq!(world.flipside(&["install", "--activate"]).code, OK);
+    world.wait_for("state", "armed");
+    assert_eq!(world.flipside(&["reboot"]).code, OK);
+    world.wait_for_end();
+    world.no_bus();
+    world.play_boot_loader("b");
+    world.spawn(&["--idle-exit", "0"]);
+    let confirmed = world.flipside(&["confirm", "--boot"]);
+    assert_eq!(confirmed.code, OK, "{confirmed:?}");
+}
+
+#[test]
+fn a_broken_fragment_does_not_keep_the_daemon_from_working() {
+    let mut world = World::new();
+    world.config("broken.toml", "mode = \n");
+    world.publish(2);
+    world.approve(2, 10_000, "rolling");
+    world.start();
+    assert_eq!(world.flipside(&["config", "check"]).code, FAILED);
+    assert_eq!(world.flipside(&["check", "--wait"]).code, OK);
+}
