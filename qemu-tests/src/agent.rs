@@ -1,0 +1,242 @@
+//! A small client for the QEMU guest agent: run a command in the guest, read and write files there.
+//!
+//! Each call makes a connection of its own and starts with `guest-sync-delimited`: a guest that rebooted in the middle
+//! of an answer must not hand the rest of it to the next question. A call during a reboot returns an error; waiting
+//! functions retry it until their deadline.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::jsonlines::JsonLines;
+use crate::wait::{Deadline, Look, until};
+
+/// How long the agent may take to say that it is there. Short, because a rebooting guest is asked again anyway.
+const SYNC: Duration = Duration::from_secs(4);
+/// How long one answer may take.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// What a command in the guest left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Exit code; `None` when a signal ended it.
+    pub code: Option<i64>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Standard output of a command that must have succeeded.
+    ///
+    /// # Errors
+    /// The exit code is not 0; the text holds code and standard error.
+    pub fn ok(self) -> Result<String> {
+        match self.code {
+            Some(0) => Ok(self.stdout),
+            code => bail!("exit code {code:?}: {}{}", self.stderr.trim(), self.stdout.trim()),
+        }
+    }
+}
+
+/// The agent of one machine.
+#[derive(Debug)]
+pub struct Agent {
+    socket: PathBuf,
+    sync_id: AtomicU64,
+}
+
+#[derive(Deserialize)]
+struct ExecStatus {
+    exited: bool,
+    exitcode: Option<i64>,
+    #[serde(rename = "out-data")]
+    out: Option<String>,
+    #[serde(rename = "err-data")]
+    err: Option<String>,
+}
+
+impl Agent {
+    /// The agent behind the host's end of the virtio port. Connects only when asked something.
+    #[must_use]
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned(), sync_id: AtomicU64::new(1) }
+    }
+
+    /// Asks the agent one thing.
+    ///
+    /// # Errors
+    /// The agent is not running (yet), refuses, or does not answer.
+    pub fn call(&self, name: &str, arguments: Value) -> Result<Value> {
+        let mut session = self.session()?;
+        ask(&mut session, name, arguments)
+    }
+
+    fn session(&self) -> Result<JsonLines> {
+        let mut lines = JsonLines::connect(&self.socket)?;
+        let id = self.sync_id.fetch_add(1, Ordering::Relaxed);
+        let deadline = Deadline::after(SYNC);
+        let request = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
+        lines.send(&[0xff], &request, deadline)?;
+        loop {
+            // An answer to an older sync, or the tail of one, is not ours: skip it.
+            match lines.receive(deadline) {
+                Ok(answer) if answer.get("return").and_then(Value::as_u64) == Some(id) => return Ok(lines),
+                Ok(_) => {}
+                Err(e) if e.downcast_ref::<serde_json::Error>().is_some() => {}
+                Err(e) => return Err(e.context("the guest agent is silent")),
+            }
+        }
+    }
+
+    /// Runs `argv` in the guest as root and waits for its end.
+    ///
+    /// # Errors
+    /// No agent, no such program, or not finished within `within`. A bad exit code is not an error, see
+    /// [`Output::ok`].
+    pub fn exec(&self, argv: &[&str], within: Duration) -> Result<Output> {
+        self.exec_with_input(argv, None, within)
+    }
+
+    /// As [`Agent::exec`], through `/bin/sh -c`.
+    ///
+    /// # Errors
+    /// As [`Agent::exec`].
+    pub fn shell(&self, script: &str, within: Duration) -> Result<Output> {
+        self.exec(&["/bin/sh", "-c", script], within)
+    }
+
+    fn exec_with_input(&self, argv: &[&str], input: Option<&[u8]>, within: Duration) -> Result<Output> {
+        let Some((path, args)) = argv.split_first() else { bail!("nothing to run") };
+        let mut arguments = json!({"path": path, "arg": args, "capture-output": true});
+        if let (Some(input), Some(map)) = (input, arguments.as_object_mut()) {
+            map.insert("input-data".into(), STANDARD.encode(input).into());
+        }
+        let mut session = self.session()?;
+        let started = ask(&mut session, "guest-exec", arguments).with_context(|| format!("run {argv:?}"))?;
+        let pid = started.get("pid").and_then(Value::as_i64).context("guest-exec gave no pid")?;
+        let deadline = Deadline::after(within);
+        loop {
+            let status = ask(&mut session, "guest-exec-status", json!({"pid": pid}))?;
+            let status: ExecStatus = serde_json::from_value(status)?;
+            if status.exited {
+                return Ok(Output { code: status.exitcode, stdout: text(status.out)?, stderr: text(status.err)? });
+            }
+            let left = deadline.remaining().with_context(|| format!("{argv:?} is still running"))?;
+            thread::sleep(left.min(Duration::from_millis(50)));
+        }
+    }
+
+    /// Reads a file of the guest.
+    ///
+    /// # Errors
+    /// No agent, or the file can not be read.
+    pub fn read_file(&self, path: &str) -> Result<String> {
+        self.exec(&["/bin/cat", "--", path], ANSWER)?.ok().with_context(|| format!("read {path} in the guest"))
+    }
+
+    /// Writes a file of the guest, replacing it, and syncs it.
+    ///
+    /// # Errors
+    /// No agent, or the file can not be written.
+    pub fn write_file(&self, path: &str, content: &[u8]) -> Result<()> {
+        let argv = ["/bin/sh", "-c", "mkdir -p \"$(dirname \"$1\")\" && cat > \"$1\" && sync -f \"$1\"", "sh", path];
+        let output = self.exec_with_input(&argv, Some(content), ANSWER)?;
+        output.ok().with_context(|| format!("write {path} in the guest"))?;
+        Ok(())
+    }
+
+    /// The kernel's id of this very boot.
+    ///
+    /// # Errors
+    /// No agent.
+    pub fn boot_id(&self) -> Result<String> {
+        Ok(self.read_file("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    }
+
+    /// Waits until the agent answers.
+    ///
+    /// # Errors
+    /// It does not, within the time.
+    pub fn wait(&self, within: Duration) -> Result<()> {
+        until("the guest agent", within, || match self.call("guest-ping", json!({})) {
+            Ok(_) => Look::Done(()),
+            Err(e) => Look::NotYet(format!("{e:#}")),
+        })
+    }
+}
+
+fn ask(session: &mut JsonLines, name: &str, arguments: Value) -> Result<Value> {
+    let deadline = Deadline::after(ANSWER);
+    session.send(&[], &json!({"execute": name, "arguments": arguments}), deadline)?;
+    let answer = session.receive(deadline)?;
+    match answer.get("error") {
+        Some(error) => bail!("{name}: {error}"),
+        None => answer.get("return").cloned().with_context(|| format!("{name}: odd answer {answer}")),
+    }
+}
+
+fn text(data: Option<String>) -> Result<String> {
+    let bytes = STANDARD.decode(data.unwrap_or_default()).context("captured output is not base64")?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+
+    /// An agent that first spits out the tail of an older answer, then serves one connection.
+    fn fake(listener: UnixListener) {
+        let (stream, _) = listener.accept().unwrap();
+        let mut out = stream.try_clone().unwrap();
+        out.write_all(b"\"tail of an old answer\"}\n").ok();
+        let mut polls = 0;
+        for line in BufReader::new(stream).split(b'\n') {
+            let mut line = line.unwrap();
+            line.retain(|b| *b != 0xff);
+            let request: Value = serde_json::from_slice(&line).unwrap();
+            let answer = match request["execute"].as_str().unwrap() {
+                "guest-sync-delimited" => request["arguments"]["id"].clone(),
+                "guest-exec" => json!({"pid": 7}),
+                "guest-exec-status" if polls == 0 => {
+                    polls += 1;
+                    json!({"exited": false})
+                }
+                "guest-exec-status" => json!({"exited": true, "exitcode": 3, "out-data": "aGk="}),
+                other => panic!("unexpected {other}"),
+            };
+            out.write_all(b"\xff").unwrap();
+            writeln!(out, "{}", json!({"return": answer})).unwrap();
+        }
+    }
+
+    #[test]
+    fn runs_a_command_and_returns_output_and_code() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qga");
+        let listener = UnixListener::bind(&path).unwrap();
+        let far = thread::spawn(move || fake(listener));
+        let output = Agent::new(&path).exec(&["/bin/x"], Duration::from_secs(10)).unwrap();
+        assert_eq!(output, Output { code: Some(3), stdout: "hi".into(), stderr: String::new() });
+        assert!(output.ok().unwrap_err().to_string().contains("exit code Some(3)"));
+        far.join().unwrap();
+    }
+
+    #[test]
+    fn no_agent_is_an_error_not_a_hang() {
+        let agent = Agent::new(Path::new("/nonexistent/qga"));
+        assert!(agent.boot_id().is_err());
+        let e = agent.wait(Duration::from_millis(1)).unwrap_err().to_string();
+        assert!(e.contains("guest agent") && e.contains("/nonexistent/qga"), "{e}");
+    }
+}

@@ -1,0 +1,156 @@
+//! What an appliance says about itself, asked from inside the guest.
+//!
+//! Two sources on purpose: facts of the system (kernel command line, boot entries, the application's own page) do not
+//! pass through the updater; what the updater says (D-Bus, `flipside … --json`) is compared with them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::agent::{Agent, Output};
+use crate::entries::Entry;
+
+/// How long one question may take in an emulated guest that is also writing an image.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// One command that tells all facts, sections marked: a call through the agent costs more than the command.
+const FACTS: &str = r#"
+echo "boot $(cat /proc/sys/kernel/random/boot_id)"
+for word in $(cat /proc/cmdline); do case $word in flipside.slot=*) echo "slot ${word#*=}";; esac; done
+for file in /efi/loader/entries/*.conf; do
+    echo "entry ${file##*/}"
+    sed 's/^/| /' "$file"
+done
+echo "version $(cat /usr/lib/demo-app/version)"
+"#;
+
+/// Facts of the booted system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Kernel's id of this boot.
+    pub boot_id: String,
+    /// Slot on the kernel command line.
+    pub slot: String,
+    /// The slots' boot entries.
+    pub entries: Vec<Entry>,
+    /// Version of the booted system.
+    pub version: String,
+}
+
+impl Facts {
+    /// Asks a running guest.
+    ///
+    /// # Errors
+    /// It does not answer (now).
+    pub fn ask(agent: &Agent) -> Result<Self> {
+        Self::parse(&agent.shell(FACTS, ANSWER)?.ok()?)
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let value = |key: &str| {
+            let found = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(' '));
+            found.map(str::to_owned).with_context(|| format!("the guest does not tell its {key}"))
+        };
+        let mut entries = Vec::new();
+        for block in text.split("\nentry ").skip(1) {
+            let (name, rest) = block.split_once('\n').unwrap_or((block, ""));
+            let content: Vec<_> = rest.lines().map_while(|l| l.strip_prefix("| ")).collect();
+            entries.extend(Entry::parse(name, &content.join("\n")));
+        }
+        Ok(Self { boot_id: value("boot")?, slot: value("slot")?, version: value("version")?, entries })
+    }
+
+    /// Has the booted slot an entry without a counter?
+    #[must_use]
+    pub fn confirmed(&self) -> bool {
+        self.entries.iter().any(|e| e.slot == self.slot && e.confirmed())
+    }
+}
+
+/// Runs `flipside` in the guest, as root.
+///
+/// # Errors
+/// No answer from the agent in time.
+pub fn flipside(agent: &Agent, args: &[&str], within: Duration) -> Result<Output> {
+    let mut argv = vec!["/usr/bin/flipside"];
+    argv.extend(args);
+    agent.exec(&argv, within)
+}
+
+/// `flipside status --json`.
+///
+/// # Errors
+/// No answer, a bad exit code, or not JSON.
+pub fn status(agent: &Agent) -> Result<Value> {
+    json(flipside(agent, &["status", "--json"], ANSWER)?)
+}
+
+/// States in which nothing is under way. `good` is shown until the daemon leaves, `idle` after.
+#[must_use]
+pub fn settled(state: &str) -> bool {
+    matches!(state, "idle" | "good" | "rolled_back")
+}
+
+/// `flipside history --json`.
+///
+/// # Errors
+/// No answer, a bad exit code, or not JSON.
+pub fn history(agent: &Agent) -> Result<Value> {
+    json(flipside(agent, &["history", "--json"], ANSWER)?)
+}
+
+/// Where the settings of the harness are, see `seed`.
+const SETTINGS: &str = "/var/lib/flipside-config/99-harness.toml";
+
+/// Tells an appliance that went on from a kept state what has changed in the world since: where the server is, and what
+/// time it is. The timer stands still meanwhile, or the leap in time would fire it.
+///
+/// # Errors
+/// No answer.
+pub fn adjust(agent: &Agent, settings: &str) -> Result<()> {
+    agent.wait(ANSWER)?;
+    agent.write_file(SETTINGS, settings.as_bytes())?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let script =
+        format!("systemctl stop flipside-check.timer; date -s @{now}; systemctl try-restart flipside.service; true");
+    agent.shell(&script, ANSWER)?.ok().context("adjust the guest")?;
+    Ok(())
+}
+
+/// A drop-in that makes the shipped timer fire soon and often. Under /run: gone with the boot.
+const TIMER: &str = "[Timer]\nOnCalendar=\nOnActiveSec=1\nOnUnitInactiveSec=@s\nRandomizedDelaySec=0\nAccuracySec=1\n";
+
+/// Makes the appliance's own timer look for updates every `seconds`, until the next boot.
+///
+/// # Errors
+/// No answer, or systemd refuses.
+pub fn set_timer(agent: &Agent, seconds: u64) -> Result<()> {
+    let drop_in = TIMER.replace('@', &seconds.to_string());
+    agent.write_file("/run/systemd/system/flipside-check.timer.d/soon.conf", drop_in.as_bytes())?;
+    agent.shell("systemctl daemon-reload && systemctl restart flipside-check.timer", ANSWER)?.ok()?;
+    Ok(())
+}
+
+fn json(output: Output) -> Result<Value> {
+    let text = output.ok()?;
+    serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_read_from_the_marked_sections() {
+        let text = "boot 12-34\nslot b\nentry flipside-a.conf\n| title x\n| version 0000000001\n\
+                    entry flipside-b+2-1.conf\n| version 0000000002\nversion 2.0.0\n";
+        let facts = Facts::parse(text).unwrap();
+        assert_eq!((facts.slot.as_str(), facts.version.as_str()), ("b", "2.0.0"));
+        assert_eq!(facts.entries.len(), 2);
+        assert!(!facts.confirmed());
+        let confirmed = Facts::parse(&text.replace("b+2-1", "b")).unwrap();
+        assert!(confirmed.confirmed());
+        assert!(Facts::parse("boot 1\nversion 2").unwrap_err().to_string().contains("slot"));
+    }
+}

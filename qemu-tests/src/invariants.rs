@@ -1,0 +1,257 @@
+//! What must be true of every appliance after every scenario, whatever was done to it.
+//!
+//! The numbers are those of `docs/src/invariants.md`; here stands what of each can be seen from outside: from the disk,
+//! and from what the appliance said last. Pure over [`World`].
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::Value;
+
+use crate::device::Facts;
+use crate::disk::{Disk, sha256};
+use crate::entries::{Entry, default_entry};
+use crate::site::{Release, Site};
+
+/// Most memory the updater may ever have had, KiB. Its parts are bounded: document 1 MiB, one frame per worker (1 MiB
+/// and its zstd window of 8 MiB), program and libraries.
+const MEMORY_KIB: u64 = 96 * 1024;
+
+/// What one slot holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SlotImages {
+    /// SHA-256 of the root image found, by its length; images of several releases may differ in size.
+    pub rootfs: BTreeMap<u64, String>,
+    /// SHA-256 of each file its boot entry names, by the last part of the path.
+    pub files: BTreeMap<String, String>,
+}
+
+/// A disk, reduced to what the invariants ask.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskFacts {
+    /// Boot entries.
+    pub entries: Vec<Entry>,
+    /// Content by slot.
+    pub slots: BTreeMap<String, SlotImages>,
+}
+
+impl DiskFacts {
+    /// Reads a disk.
+    ///
+    /// # Errors
+    /// It can not be read. A file that an entry names and that is not there is not an error here, but later.
+    pub fn read(disk: &Disk, site: &Site) -> Result<Self> {
+        let mut facts = Self { entries: disk.entries()?, ..Self::default() };
+        let mut lengths = Vec::new();
+        for release in site.releases() {
+            lengths.push(std::fs::metadata(release.image("rootfs.img"))?.len());
+        }
+        lengths.sort_unstable();
+        lengths.dedup();
+        for slot in ["a", "b"] {
+            let images = facts.slots.entry(slot.into()).or_default();
+            for length in &lengths {
+                images.rootfs.insert(*length, disk.sha256(&format!("root-{slot}"), *length)?);
+            }
+            for path in facts.entries.iter().filter(|e| e.slot == slot).flat_map(|e| &e.files) {
+                if let (Ok(content), Some(name)) = (disk.esp_read(path), path.rsplit('/').next()) {
+                    images.files.insert(name.to_owned(), sha256(&mut content.as_slice())?);
+                }
+            }
+        }
+        Ok(facts)
+    }
+
+    /// The release a slot holds whole: root image, kernel and initramfs.
+    ///
+    /// # Errors
+    /// The slot holds none; the text says what is wrong.
+    pub fn release<'s>(&self, slot: &str, sums: &'s Sums) -> Result<&'s Release> {
+        let images = self.slots.get(slot).with_context(|| format!("no slot {slot}"))?;
+        let found = sums.0.iter().find(|(_, sums)| images.rootfs.get(&sums.length) == Some(&sums.rootfs));
+        let (release, sums) = found.with_context(|| format!("root-{slot} holds no known release"))?;
+        for (name, want) in &sums.files {
+            let is = images.files.get(name).with_context(|| format!("slot {slot}: {name} is missing"))?;
+            ensure!(is == want, "slot {slot}: {name} is not that of {}", release.name);
+        }
+        Ok(release)
+    }
+}
+
+/// Digests of all releases.
+#[derive(Debug)]
+pub struct Sums(Vec<(Release, ReleaseSums)>);
+
+#[derive(Debug)]
+struct ReleaseSums {
+    length: u64,
+    rootfs: String,
+    files: BTreeMap<String, String>,
+}
+
+impl Sums {
+    /// Hashes all releases of a site.
+    ///
+    /// # Errors
+    /// One is not readable.
+    pub fn of(site: &Site) -> Result<Self> {
+        let mut all = Vec::new();
+        for release in site.releases() {
+            let mut files = BTreeMap::new();
+            for file in ["vmlinuz", "initrd.img"] {
+                files.insert(file.to_owned(), release.sha256(file)?);
+            }
+            let length = std::fs::metadata(release.image("rootfs.img"))?.len();
+            all.push((release.clone(), ReleaseSums { length, rootfs: release.sha256("rootfs.img")?, files }));
+        }
+        Ok(Self(all))
+    }
+}
+
+/// What the appliance said before its power went.
+#[derive(Debug)]
+pub struct Said {
+    /// Facts of the booted system.
+    pub facts: Facts,
+    /// `flipside status --json`, or why it could not be had.
+    pub status: Result<Value>,
+    /// `flipside history --json`, or why it could not be had.
+    pub history: Result<Value>,
+    /// Most memory the running daemon had, KiB; `None` when it had left.
+    pub memory_kib: Option<u64>,
+}
+
+/// Everything the invariants may look at.
+#[derive(Debug)]
+pub struct World<'a> {
+    /// Digests of the releases.
+    pub sums: &'a Sums,
+    /// The disk at the start.
+    pub before: DiskFacts,
+    /// The disk at the end.
+    pub after: DiskFacts,
+    /// What was said at the end.
+    pub said: Said,
+    /// Did the region approve anything, with the right key, during the scenario?
+    pub approved: bool,
+}
+
+type Check = fn(&World) -> Result<()>;
+
+/// All of them, by name.
+pub const INVARIANTS: &[(&str, Check)] = &[
+    ("invariant_01_booted_slot_is_whole", invariant_01_booted_slot_is_whole),
+    ("invariant_03_bootable_slots_are_whole", invariant_03_bootable_slots_are_whole),
+    ("invariant_04_default_is_confirmed", invariant_04_default_is_confirmed),
+    ("invariant_05_bad_releases_are_not_confirmed", invariant_05_bad_releases_are_not_confirmed),
+    ("invariant_08_counter_did_not_go_down", invariant_08_counter_did_not_go_down),
+    ("invariant_09_no_approval_no_install", invariant_09_no_approval_no_install),
+    ("invariant_10_memory_is_bounded", invariant_10_memory_is_bounded),
+    ("invariant_11_reasons_are_codes", invariant_11_reasons_are_codes),
+    ("invariant_12_journal_is_readable", invariant_12_journal_is_readable),
+];
+
+/// Checks all but the skipped ones.
+///
+/// # Errors
+/// The text names every one that does not hold.
+pub fn check_all(world: &World, skip: &[String]) -> Result<()> {
+    let mut broken = Vec::new();
+    for (name, check) in INVARIANTS.iter().filter(|(name, _)| !skip.iter().any(|s| s == name)) {
+        if let Err(e) = check(world) {
+            broken.push(format!("{name}: {e:#}"));
+        }
+    }
+    if broken.is_empty() { Ok(()) } else { Err(anyhow!("invariants broken:\n  {}", broken.join("\n  "))) }
+}
+
+fn invariant_01_booted_slot_is_whole(world: &World) -> Result<()> {
+    world.after.release(&world.said.facts.slot, world.sums).map(|_| ())
+}
+
+fn invariant_03_bootable_slots_are_whole(world: &World) -> Result<()> {
+    for entry in world.after.entries.iter().filter(|e| e.tries_left != Some(0)) {
+        world.after.release(&entry.slot, world.sums).with_context(|| format!("{} can boot", entry.file))?;
+    }
+    Ok(())
+}
+
+fn invariant_04_default_is_confirmed(world: &World) -> Result<()> {
+    let entry = default_entry(&world.after.entries).context("no boot entry at all")?;
+    ensure!(entry.confirmed(), "{} boots by default and is not confirmed", entry.file);
+    for slot in ["a", "b"] {
+        let count = world.after.entries.iter().filter(|e| e.slot == slot).count();
+        ensure!(count <= 1, "{count} entries for slot {slot}");
+    }
+    Ok(())
+}
+
+fn invariant_05_bad_releases_are_not_confirmed(world: &World) -> Result<()> {
+    for entry in world.after.entries.iter().filter(|e| e.confirmed()) {
+        let release = world.after.release(&entry.slot, world.sums)?;
+        ensure!(!release.bad(), "{} is confirmed with {}: {}", entry.file, release.name, release.what);
+    }
+    Ok(())
+}
+
+fn invariant_08_counter_did_not_go_down(world: &World) -> Result<()> {
+    let counter = |disk: &DiskFacts| -> Result<u64> {
+        let entry = default_entry(&disk.entries).context("no boot entry")?;
+        Ok(disk.release(&entry.slot, world.sums)?.counter)
+    };
+    let (before, after) = (counter(&world.before)?, counter(&world.after)?);
+    ensure!(after >= before, "release counter fell from {before} to {after}");
+    Ok(())
+}
+
+fn invariant_09_no_approval_no_install(world: &World) -> Result<()> {
+    if !world.approved && world.before != world.after {
+        bail!("nothing was approved, and yet slots or boot entries changed");
+    }
+    Ok(())
+}
+
+fn invariant_10_memory_is_bounded(world: &World) -> Result<()> {
+    match world.said.memory_kib {
+        Some(peak) if peak > MEMORY_KIB => bail!("the updater had {peak} KiB at its peak"),
+        _ => Ok(()),
+    }
+}
+
+fn invariant_11_reasons_are_codes(world: &World) -> Result<()> {
+    let Ok(history) = &world.said.history else { return Ok(()) };
+    let mut reasons = Vec::new();
+    collect("reason", history, &mut reasons);
+    for reason in reasons.iter().filter(|r| !r.is_null()) {
+        let code = reason.as_str().with_context(|| format!("a reason that is no text: {reason}"))?;
+        let formed = !code.is_empty() && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        ensure!(formed && !matches!(code, "unknown" | "internal"), "{code:?} says nothing");
+    }
+    Ok(())
+}
+
+fn invariant_12_journal_is_readable(world: &World) -> Result<()> {
+    for (name, answer) in [("status", &world.said.status), ("history", &world.said.history)] {
+        if let Err(e) = answer {
+            bail!("flipside {name}: {e:#}");
+        }
+    }
+    Ok(())
+}
+
+/// All values under this key, at any depth.
+fn collect<'v>(key: &str, value: &'v Value, found: &mut Vec<&'v Value>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(k, v)| {
+            if k == key {
+                found.push(v);
+            }
+            collect(key, v, found);
+        }),
+        Value::Array(list) => list.iter().for_each(|v| collect(key, v, found)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

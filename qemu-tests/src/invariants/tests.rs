@@ -1,0 +1,100 @@
+//! Each invariant, on a world that is well and on one where exactly it is broken.
+
+use super::*;
+use serde_json::json;
+
+fn release(name: &str, counter: u64, what: &str) -> (Release, ReleaseSums) {
+    let release =
+        Release { name: name.into(), version: format!("{counter}.0.0"), counter, what: what.into(), dir: "/x".into() };
+    let files = ["vmlinuz", "initrd.img"].map(|f| (f.to_owned(), format!("{f} {name}"))).into();
+    (release, ReleaseSums { length: 10, rootfs: format!("root {name}"), files })
+}
+
+fn sums() -> Sums {
+    Sums(vec![release("v1", 1, "good"), release("v2", 2, "good"), release("v3", 3, "bad: x")])
+}
+
+fn slot(name: &str) -> SlotImages {
+    SlotImages {
+        rootfs: [(10, format!("root {name}"))].into(),
+        files: ["vmlinuz", "initrd.img"].map(|f| (f.to_owned(), format!("{f} {name}"))).into(),
+    }
+}
+
+fn disk(entries: &[(&str, u32)], a: &str, b: &str) -> DiskFacts {
+    let entries = entries.iter().map(|(file, version)| {
+        let text = format!("sort-key flipside\nversion {version:010}\n");
+        Entry::parse(file, &text).unwrap()
+    });
+    DiskFacts { entries: entries.collect(), slots: [("a".into(), slot(a)), ("b".into(), slot(b))].into() }
+}
+
+/// An appliance that went from v1 on a to v2 on b.
+fn well(sums: &Sums) -> World<'_> {
+    World {
+        sums,
+        before: disk(&[("flipside-a.conf", 1)], "v1", "nothing"),
+        after: disk(&[("flipside-a.conf", 1), ("flipside-b.conf", 2)], "v1", "v2"),
+        said: Said {
+            facts: Facts { boot_id: "1".into(), slot: "b".into(), entries: vec![], version: "2".into() },
+            status: Ok(json!({})),
+            history: Ok(json!([{"reason": "health_failed"}, {"deep": {"reason": null}}])),
+            memory_kib: Some(9000),
+        },
+        approved: true,
+    }
+}
+
+fn broken(change: impl FnOnce(&mut World)) -> Vec<String> {
+    let sums = sums();
+    let mut world = well(&sums);
+    change(&mut world);
+    let text = check_all(&world, &[]).err().map(|e| e.to_string()).unwrap_or_default();
+    text.lines().filter_map(|l| Some(l.trim().strip_prefix("invariant_")?.get(..2)?.to_owned())).collect()
+}
+
+#[test]
+fn a_good_update_breaks_nothing() {
+    assert!(broken(|_| {}).is_empty());
+}
+
+#[test]
+fn each_break_is_seen() {
+    assert_eq!(broken(|w| w.after = disk(&[("flipside-a.conf", 1)], "v1", "half")), ["01"]);
+    assert_eq!(
+        broken(|w| w.after = disk(&[("flipside-a.conf", 2), ("flipside-b+3.conf", 1)], "v1", "half")),
+        ["01", "03"]
+    );
+    assert_eq!(
+        broken(|w| w.after.entries = disk(&[("flipside-a.conf", 1), ("flipside-b+3.conf", 2)], "", "").entries),
+        ["04"]
+    );
+    assert_eq!(
+        broken(|w| w.after.entries.push(Entry::parse("flipside-a+0-3.conf", "sort-key flipside").unwrap())),
+        ["04"]
+    );
+    assert_eq!(broken(|w| w.after = disk(&[("flipside-a.conf", 1), ("flipside-b.conf", 2)], "v1", "v3")), ["05"]);
+    assert_eq!(broken(|w| w.before = disk(&[("flipside-a.conf", 1)], "v3", "v1")), ["08"]);
+    assert_eq!(broken(|w| w.approved = false), ["09"]);
+    assert_eq!(broken(|w| w.said.memory_kib = Some(1 << 20)), ["10"]);
+    assert_eq!(broken(|w| w.said.history = Ok(json!([{"reason": "internal"}]))), ["11"]);
+    assert_eq!(broken(|w| w.said.history = Err(anyhow!("no"))), ["12"]);
+}
+
+#[test]
+fn a_slot_with_a_foreign_kernel_is_not_whole() {
+    let sums = sums();
+    let mut world = well(&sums);
+    let images = world.after.slots.get_mut("b").unwrap();
+    images.files.insert("vmlinuz".into(), "vmlinuz v1".into());
+    let e = world.after.release("b", &sums).unwrap_err().to_string();
+    assert!(e.contains("vmlinuz is not that of v2"), "{e}");
+}
+
+#[test]
+fn a_skipped_invariant_is_not_checked() {
+    let sums = sums();
+    let mut world = well(&sums);
+    world.approved = false;
+    assert!(check_all(&world, &["invariant_09_no_approval_no_install".into()]).is_ok());
+}

@@ -1,0 +1,176 @@
+//! What a machine is made of, and the QEMU that makes it: overlay, firmware, command line.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::accel::Accel;
+
+/// The machine's identity; the appliance makes its machine id, and so its place in rollouts, from it.
+const UUID: &str = "3f1b6c1e-6d7d-4b53-9a6e-0d5f7f0a1c22";
+
+/// What a machine is made of.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Shown in messages and in the process list.
+    pub name: String,
+    /// Folder of its own, made when missing. Short: socket paths end at 107 bytes.
+    pub dir: PathBuf,
+    /// The disk to start from, raw or qcow2; read only.
+    pub base: PathBuf,
+    /// Start of the hardware clock (`-rtc base=`), `None`: now.
+    pub clock: Option<String>,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Processors.
+    pub cpus: u32,
+    /// Folder of a kept state to go on from instead of booting: `ram` and `vars.fd`; its disk is `base`.
+    pub resume: Option<PathBuf>,
+}
+
+impl Spec {
+    /// The appliance as the scenarios use it: 512 MiB, two processors, clock right.
+    #[must_use]
+    pub fn new(name: &str, dir: &Path, base: &Path) -> Self {
+        Self {
+            name: name.into(),
+            dir: dir.into(),
+            base: base.into(),
+            clock: None,
+            memory_mib: 512,
+            cpus: 2,
+            resume: None,
+        }
+    }
+
+    /// The overlay holding everything the guest wrote.
+    #[must_use]
+    pub fn overlay(&self) -> PathBuf {
+        self.dir.join("disk.qcow2")
+    }
+
+    pub(crate) fn vars(&self) -> PathBuf {
+        self.dir.join("vars.fd")
+    }
+}
+
+/// Makes folder, overlay and variables where they are not there yet.
+pub(crate) fn prepare(spec: &Spec) -> Result<()> {
+    fs::create_dir_all(&spec.dir).with_context(|| format!("make {}", spec.dir.display()))?;
+    for socket in ["qmp", "qga", "console"] {
+        let path = spec.dir.join(socket);
+        if path.as_os_str().len() > 107 {
+            bail!("{} is too long for a socket; use a shorter TMPDIR", path.display());
+        }
+        let _ = fs::remove_file(path);
+    }
+    if !spec.overlay().exists() {
+        make_overlay(&spec.base, &spec.overlay())?;
+    }
+    if !spec.vars().exists() {
+        let vars = spec.resume.as_ref().map_or(firmware()?.vars, |state| state.join("vars.fd"));
+        fs::copy(vars, spec.vars()).context("copy the firmware's variables")?;
+    }
+    Ok(())
+}
+
+/// Makes a qcow2 overlay over a disk, which is not written from then on.
+///
+/// # Errors
+/// `qemu-img` is missing or refuses.
+pub fn make_overlay(base: &Path, overlay: &Path) -> Result<()> {
+    let base = fs::canonicalize(base).with_context(|| format!("no disk at {}", base.display()))?;
+    let format = disk_format(&base)?;
+    let mut command = Command::new("qemu-img");
+    command.args(["create", "-q", "-f", "qcow2", "-F", format, "-b"]).arg(&base).arg(overlay);
+    let output = command.output().context("run qemu-img (Debian package qemu-utils)")?;
+    if !output.status.success() {
+        bail!("qemu-img create: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// `qcow2` or `raw`, by the magic number. Never left to QEMU to guess: a guest could write the magic into its disk.
+pub(crate) fn disk_format(path: &Path) -> Result<&'static str> {
+    use std::io::Read;
+    let mut magic = [0; 4];
+    let mut file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    file.read_exact(&mut magic).with_context(|| format!("read {}", path.display()))?;
+    Ok(if magic == *b"QFI\xfb" { "qcow2" } else { "raw" })
+}
+
+struct Firmware {
+    code: PathBuf,
+    vars: PathBuf,
+}
+
+fn firmware() -> Result<Firmware> {
+    let dir = Path::new("/usr/share/OVMF");
+    for (code, vars) in [("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"), ("OVMF_CODE.fd", "OVMF_VARS.fd")] {
+        let firmware = Firmware { code: dir.join(code), vars: dir.join(vars) };
+        if firmware.code.exists() && firmware.vars.exists() {
+            return Ok(firmware);
+        }
+    }
+    bail!("no UEFI firmware in {} (Debian package ovmf; `make deps` installs it)", dir.display())
+}
+
+/// QEMU's arguments, one per element; also what a kept state is bound to.
+///
+/// # Errors
+/// No firmware.
+pub fn arguments(spec: &Spec) -> Result<Vec<String>> {
+    let dir = spec.dir.display();
+    let firmware = firmware()?.code;
+    let socket = |name: &str| format!("socket,id={name},path={dir}/{name},server=on,wait=off");
+    let mut all: Vec<String> = Vec::new();
+    let mut add = |args: &[&str]| all.extend(args.iter().map(|a| (*a).to_owned()));
+    add(&["-name", &spec.name, "-machine", "q35,smm=off", "-nodefaults", "-no-user-config", "-display", "none"]);
+    add(Accel::choose().args());
+    add(&["-m", &spec.memory_mib.to_string(), "-smp", &spec.cpus.to_string(), "-uuid", UUID]);
+    add(&["-rtc", &format!("base={}", spec.clock.as_deref().unwrap_or("utc"))]);
+    add(&["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", firmware.display())]);
+    add(&["-drive", &format!("if=pflash,format=raw,file={}", spec.vars().display())]);
+    // writeback, not unsafe: with `unsafe` QEMU ignores the guest's flushes and keeps the overlay's tables in its own
+    // memory, so that SIGKILL would lose what a real disk had made durable.
+    let disk = format!("if=none,id=disk,format=qcow2,cache=writeback,discard=unmap,file={}", spec.overlay().display());
+    add(&["-drive", &disk, "-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+    add(&["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]);
+    add(&["-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset"]);
+    add(&["-chardev", &socket("qmp"), "-mon", "chardev=qmp,mode=control"]);
+    add(&["-device", "virtio-serial-pci", "-chardev", &socket("qga")]);
+    add(&["-device", "virtserialport,chardev=qga,name=org.qemu.guest_agent.0"]);
+    let log = format!(",logfile={dir}/serial.log,logappend=on");
+    add(&["-chardev", &(socket("console") + &log), "-serial", "chardev:console"]);
+    if let Some(state) = &spec.resume {
+        add(&["-incoming", &format!("exec:cat '{}'", state.join("ram").display())]);
+    }
+    Ok(all)
+}
+
+/// Starts QEMU; what it says goes to `qemu.err` in the machine's folder.
+pub(crate) fn spawn(spec: &Spec) -> Result<Child> {
+    let errors = File::create(spec.dir.join("qemu.err"))?;
+    // setpriv: the kernel kills QEMU when the harness is killed and can not run its own clean-up.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]).args(arguments(spec)?);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+    command.spawn().context("run qemu-system-x86_64 (Debian package qemu-system-x86)")
+}
+
+/// What QEMU said on its standard error.
+pub(crate) fn said(dir: &Path) -> String {
+    fs::read_to_string(dir.join("qemu.err")).unwrap_or_default().trim().to_owned()
+}
+
+/// Can machines be started here? For unit tests, which leave saying so loudly to the VM tests.
+#[cfg(test)]
+pub(crate) fn present() -> bool {
+    let have = firmware().is_ok() && Command::new("qemu-system-x86_64").arg("--version").output().is_ok();
+    if !have {
+        eprintln!("no QEMU here; the VM tests say so loudly");
+    }
+    have
+}

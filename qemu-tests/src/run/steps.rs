@@ -1,0 +1,176 @@
+//! What each word of a scenario does.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::Run;
+use crate::agent::Output;
+use crate::device;
+use crate::machine::Machine;
+use crate::scenario::{Approve, Check, Fetched, History, Publish, Run as Command, Step, Wait, Within};
+
+impl Run<'_> {
+    pub(super) fn step(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::Publish(publish) => self.publish(publish),
+            Step::Approve(approve) => self.approve(approve),
+            Step::WithdrawApproval {} => self.workshop.withdraw_approval(),
+            Step::Boot(within) => self.boot(*within),
+            Step::Timer { every } => device::set_timer(self.machine()?.agent(), *every),
+            Step::Check(check) => self.check(check).map(|_| ()),
+            Step::Wait(wait) => self.wait_for(&wait.until, Duration::from_secs(wait.within)),
+            Step::Expect(condition) => self.expect(condition),
+            Step::PowerCut(wait) => self.power_cut(wait),
+            Step::PowerCycle(within) => self.power_cycle(*within),
+            Step::ExpectHistory(history) => self.expect_history(history),
+            Step::NotTriedAgain { release, reason } => self.not_tried_again(release, reason),
+            Step::Run(command) => self.command(command),
+            Step::Fault(rule) => {
+                self.server.add_fault(rule.clone());
+                Ok(())
+            }
+            Step::NoFaults {} => {
+                self.server.clear_faults();
+                Ok(())
+            }
+            Step::ServerGone {} => {
+                self.server.vanish();
+                Ok(())
+            }
+            Step::ServerBack {} => self.server.come_back(),
+            Step::Fetched(bounds) => self.fetched(bounds),
+        }
+    }
+
+    fn publish(&mut self, publish: &Publish) -> Result<()> {
+        let published = self.workshop.publish(self.site.release(&publish.release)?, &publish.key)?;
+        self.published.push(published);
+        Ok(())
+    }
+
+    fn approve(&mut self, approve: &Approve) -> Result<()> {
+        let release = self.site.release(&approve.release)?;
+        self.workshop.approve(release, &approve.state, approve.percent, &approve.key)?;
+        self.approved |= approve.key == "region" && approve.state == "rolling" && approve.percent > 0;
+        Ok(())
+    }
+
+    fn boot(&mut self, within: Within) -> Result<()> {
+        ensure!(self.machine.is_none(), "the machine has power already");
+        self.switch_on()?;
+        self.boot_id = Some(self.machine()?.wait_boot(None, within.duration())?);
+        Ok(())
+    }
+
+    fn switch_on(&mut self) -> Result<()> {
+        let machine = Machine::start(self.spec.clone())?;
+        let resumed = self.spec.resume.take().is_some();
+        if resumed {
+            device::adjust(machine.agent(), &self.settings)?;
+        }
+        self.machine = Some(machine);
+        self.boots += 1;
+        Ok(())
+    }
+
+    fn check(&mut self, check: &Check) -> Result<Output> {
+        let within = Duration::from_secs(check.within);
+        let output = device::flipside(self.machine()?.agent(), &["check", "--wait"], within)?;
+        let told = format!("exit code {:?}, {}{}", output.code, output.stdout.trim(), output.stderr.trim());
+        ensure!(output.code == Some(check.code), "expected exit code {}, got {told}", check.code);
+        if let Some(reason) = &check.reason {
+            let words = |text: &str| text.split(|c: char| !c.is_ascii_lowercase() && c != '_').any(|w| w == reason);
+            ensure!(words(&output.stdout) || words(&output.stderr), "expected reason {reason}, got {told}");
+        }
+        Ok(output)
+    }
+
+    fn power_cut(&mut self, wait: &Wait) -> Result<()> {
+        self.wait_for(&wait.until, Duration::from_secs(wait.within))?;
+        let machine = self.machine.take().context("the machine has no power")?;
+        machine.power_cut()?;
+        self.timeline.note("power cut");
+        self.switch_on()
+    }
+
+    fn power_cycle(&mut self, within: Within) -> Result<()> {
+        self.machine.take().context("the machine has no power")?.power_off()?;
+        self.boot(within)
+    }
+
+    fn expect_history(&mut self, wanted: &History) -> Result<()> {
+        let version = self.site.release(&wanted.release)?.version.clone();
+        let history = device::history(self.machine()?.agent())?;
+        if find_outcome(&history, &version, &wanted.outcome, wanted.reason.as_deref()) {
+            return Ok(());
+        }
+        bail!("no such line in the history: {history}")
+    }
+
+    fn not_tried_again(&mut self, release: &str, reason: &str) -> Result<()> {
+        let bundle = self.published.iter().rev().find(|p| p.release == release);
+        let path = bundle.with_context(|| format!("{release} was not published"))?.path.clone();
+        let before = (self.server.count(&path).bytes, self.machine()?.resets());
+        self.check(&Check { code: 3, reason: Some(reason.to_owned()), within: 120 })?;
+        let after = (self.server.count(&path).bytes, self.machine()?.resets());
+        ensure!(before == after, "(bytes fetched, resets) went from {before:?} to {after:?}");
+        Ok(())
+    }
+
+    fn command(&mut self, command: &Command) -> Result<()> {
+        let within = Duration::from_secs(command.within);
+        let argv = match command.user.as_str() {
+            "root" => vec!["/bin/sh", "-c", &command.command],
+            user => {
+                vec!["/usr/bin/setpriv", "--reuid", user, "--clear-groups", "--", "/bin/sh", "-c", &command.command]
+            }
+        };
+        let output = self.machine()?.agent().exec(&argv, within)?;
+        let told = format!("exit code {:?}, {}{}", output.code, output.stdout.trim(), output.stderr.trim());
+        ensure!((output.code == Some(0)) == command.succeeds, "{told}");
+        if let Some(says) = &command.says {
+            ensure!(output.stdout.contains(says) || output.stderr.contains(says), "{says:?} is not in: {told}");
+        }
+        Ok(())
+    }
+
+    fn fetched(&mut self, bounds: &Fetched) -> Result<()> {
+        let bytes = self.server.count(&bounds.path).bytes;
+        ensure!(bytes >= bounds.at_least, "{bytes} bytes of {} were fetched", bounds.path);
+        ensure!(bounds.at_most.is_none_or(|most| bytes <= most), "{bytes} bytes of {} were fetched", bounds.path);
+        Ok(())
+    }
+}
+
+/// Is there an outcome of this kind for this version, with this reason when one is wanted?
+fn find_outcome(value: &Value, version: &str, kind: &str, reason: Option<&str>) -> bool {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
+    let matches = text("/kind") == Some(kind)
+        && text("/release/version") == Some(version)
+        && reason.is_none_or(|r| text("/reason") == Some(r));
+    matches
+        || match value {
+            Value::Array(list) => list.iter().any(|v| find_outcome(v, version, kind, reason)),
+            Value::Object(map) => map.values().any(|v| find_outcome(v, version, kind, reason)),
+            _ => false,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn outcomes_are_found_wherever_they_stand() {
+        let line = json!({"kind": "rolled_back", "release": {"version": "3.0.0"}, "reason": "health_failed"});
+        for history in [json!([line]), json!({"format": 1, "history": [line]})] {
+            assert!(find_outcome(&history, "3.0.0", "rolled_back", Some("health_failed")));
+            assert!(find_outcome(&history, "3.0.0", "rolled_back", None));
+            assert!(!find_outcome(&history, "3.0.0", "rolled_back", Some("did_not_boot")));
+            assert!(!find_outcome(&history, "2.0.0", "rolled_back", None));
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Conditions: what is asked of a machine for them, and the wait until they hold.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use super::Run;
+use crate::device::{self, Facts};
+use crate::scenario::Condition;
+use crate::wait::{Look, until_slowly};
+
+/// What the guest was asked; only what the condition needs.
+#[derive(Debug, Default)]
+struct Seen {
+    facts: Option<Facts>,
+    status: Option<Value>,
+    fetched_percent: Option<u64>,
+}
+
+impl Run<'_> {
+    /// Waits until the condition holds.
+    pub(super) fn wait_for(&mut self, condition: &Condition, within: Duration) -> Result<()> {
+        // A guest that is going down already does not answer: then the boot last seen is the old one.
+        let asked = condition.new_boot.and_then(|_| Facts::ask(self.machine().ok()?.agent()).ok());
+        let old_boot = asked.map(|facts| facts.boot_id).or_else(|| self.boot_id.clone());
+        until_slowly("the condition", within, || {
+            if let Err(e) = self.machine().and_then(|m| m.alive()) {
+                return Look::Hopeless(e);
+            }
+            match self.look(condition, old_boot.as_deref()) {
+                Ok(Ok(())) => Look::Done(()),
+                Ok(Err(seen)) => Look::NotYet(seen),
+                Err(e) => Look::NotYet(format!("{e:#}")),
+            }
+        })
+    }
+
+    /// The condition must hold now.
+    pub(super) fn expect(&mut self, condition: &Condition) -> Result<()> {
+        match self.look(condition, None)? {
+            Ok(()) => Ok(()),
+            Err(seen) => bail!("seen instead: {seen}"),
+        }
+    }
+
+    /// One look: `Ok(Ok)` when the condition holds, else what was seen instead.
+    ///
+    /// The cheap questions first, and the updater last: a guest that is asked about everything twice a second spends its
+    /// emulated processor on answering.
+    fn look(&mut self, condition: &Condition, old_boot: Option<&str>) -> Result<Result<(), String>> {
+        let mut seen = Seen::default();
+        if condition.fetched_percent.is_some() {
+            seen.fetched_percent = Some(self.fetched_percent());
+        }
+        let c = condition;
+        if c.slot.is_some() || c.confirmed.is_some() || c.version.is_some() || c.new_boot.is_some() {
+            seen.facts = Some(Facts::ask(self.machine()?.agent())?);
+        }
+        if let Some(facts) = &seen.facts {
+            self.boot_id = Some(facts.boot_id.clone());
+        }
+        let so_far = compare(condition, &seen, old_boot);
+        let asks_updater = c.state.is_some() || c.settled.is_some() || c.reason.is_some();
+        if so_far.is_err() || !asks_updater {
+            return Ok(so_far);
+        }
+        seen.status = Some(device::status(self.machine()?.agent())?);
+        Ok(compare(condition, &seen, old_boot))
+    }
+
+    /// Share of the newest published bundle that was sent, percent.
+    fn fetched_percent(&self) -> u64 {
+        let Some(bundle) = self.published.last() else { return 0 };
+        self.server.count(&bundle.path).bytes * 100 / bundle.size.max(1)
+    }
+}
+
+/// Compares what was seen with what is wanted; the error tells what was seen instead.
+fn compare(want: &Condition, seen: &Seen, old_boot: Option<&str>) -> Result<(), String> {
+    let mut wrong = Vec::new();
+    let mut check = |name: &str, holds: bool, is: String| {
+        if !holds {
+            wrong.push(format!("{name} is {is}"));
+        }
+    };
+    if let Some(facts) = &seen.facts {
+        if let Some(slot) = &want.slot {
+            check("slot", *slot == facts.slot, facts.slot.clone());
+        }
+        if let Some(confirmed) = want.confirmed {
+            let files: Vec<_> = facts.entries.iter().map(|e| e.file.as_str()).collect();
+            check("confirmed", confirmed == facts.confirmed(), format!("{} ({files:?})", facts.confirmed()));
+        }
+        if let Some(version) = &want.version {
+            check("version", *version == facts.version, facts.version.clone());
+        }
+        if let Some(new) = want.new_boot {
+            check("new_boot", new == (old_boot != Some(&facts.boot_id)), (!new).to_string());
+        }
+    }
+    if let Some(status) = &seen.status {
+        let text = |pointer: &str| status.pointer(pointer).and_then(Value::as_str);
+        if let Some(state) = &want.state {
+            check("state", Some(state.as_str()) == text("/state"), format!("{:?}", text("/state")));
+        }
+        if let Some(settled) = want.settled {
+            let is = text("/state").is_some_and(device::settled);
+            check("settled", is == settled, format!("{is}: state {:?}", text("/state")));
+        }
+        if let Some(reason) = &want.reason {
+            let told: Vec<_> = REASONS.iter().filter_map(|p| text(p)).collect();
+            check("reason", told.contains(&reason.as_str()), format!("{told:?}"));
+        }
+    }
+    if let (Some(want), Some(is)) = (want.fetched_percent, seen.fetched_percent) {
+        check("fetched_percent", is >= want, is.to_string());
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join(", ")) }
+}
+
+/// Where `flipside status --json` tells reasons.
+const REASONS: &[&str] = &["/waiting/reason", "/last_error/reason", "/last_outcome/reason"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn facts() -> Facts {
+        Facts { boot_id: "1".into(), slot: "a".into(), entries: vec![], version: "1.0.0".into() }
+    }
+
+    #[test]
+    fn everything_said_must_hold() {
+        let seen = Seen {
+            facts: Some(facts()),
+            status: Some(json!({"state": "idle", "waiting": {"reason": "held"}, "last_error": null})),
+            fetched_percent: Some(40),
+        };
+        let parse = |text: &str| toml::from_str::<Condition>(text).unwrap();
+        for good in
+            ["slot = 'a'\nconfirmed = false", "reason = 'held'\nstate = 'idle'\nsettled = true", "fetched_percent = 40"]
+        {
+            assert_eq!(compare(&parse(good), &seen, None), Ok(()), "{good}");
+        }
+        for (bad, tells) in [
+            ("slot = 'b'\nversion = '1.0.0'", "slot is a"),
+            ("confirmed = true", "confirmed is false"),
+            ("reason = 'network'", "[\"held\"]"),
+            ("state = 'writing'", "idle"),
+            ("settled = false", "idle"),
+            ("fetched_percent = 41", "40"),
+        ] {
+            let told = compare(&parse(bad), &seen, None).unwrap_err();
+            assert!(told.contains(tells), "{bad}: {told}");
+        }
+        assert!(compare(&parse("new_boot = true"), &seen, Some("1")).is_err());
+        assert!(compare(&parse("new_boot = true"), &seen, Some("0")).is_ok());
+    }
+}

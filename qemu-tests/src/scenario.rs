@@ -1,0 +1,364 @@
+//! Scenario files: what they may say.
+//!
+//! A scenario reads like a line of a test plan: what is done to an appliance and what must be true afterwards. The
+//! words are few on purpose, and unknown ones are errors; what a word does stands in `run/`. Pure parsing.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::server::fault::Rule;
+
+/// One scenario.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What is claimed, as a sentence.
+    pub title: String,
+    /// What would break in the field if it were not so.
+    pub why: String,
+    /// Boot loaders it runs on.
+    pub variants: Vec<String>,
+    /// The state it starts from: `factory` (default), or a running appliance as another scenario leaves it; the first
+    /// `boot` then goes on from there.
+    #[serde(default = "factory")]
+    pub from: String,
+    /// The name under which it leaves the running appliance for others when it passes.
+    pub leaves: Option<String>,
+    /// Settings of the device for this scenario, TOML of the updater's configuration.
+    #[serde(default)]
+    pub settings: toml::Table,
+    /// What happens, in order. The machine has no power before the first `boot`.
+    pub steps: Vec<Step>,
+    /// Faults the final disk is excused from. Normally none: every scenario ends on a confirmed default slot.
+    #[serde(default)]
+    pub skip_invariants: Vec<String>,
+}
+
+/// The state no scenario has to make: the disk as `images/build.sh` left it, without power.
+pub const FACTORY: &str = "factory";
+
+fn factory() -> String {
+    FACTORY.into()
+}
+
+/// One line of a scenario.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Step {
+    /// Put a release on the server.
+    Publish(Publish),
+    /// Let the region say something about a release.
+    Approve(Approve),
+    /// The region's document disappears from the server.
+    WithdrawApproval {},
+    /// Power on; done when the guest agent answers.
+    Boot(Within),
+    /// Let the shipped timer look for updates this often (a drop-in under /run: gone with the boot).
+    Timer {
+        /// Seconds.
+        every: u64,
+    },
+    /// Run `flipside check --wait` and look at how it ends.
+    Check(Check),
+    /// Wait until all of it is true.
+    Wait(Wait),
+    /// All of it must be true now.
+    Expect(Condition),
+    /// Wait for the condition, then cut the power and switch on again.
+    PowerCut(Wait),
+    /// Power off in order and switch on again.
+    PowerCycle(Within),
+    /// History must hold an entry with these values.
+    ExpectHistory(History),
+    /// Look for updates again: the release must be refused, and not a byte of it fetched.
+    NotTriedAgain {
+        /// The release.
+        release: String,
+        /// The reason that must be given.
+        reason: String,
+    },
+    /// Run a command in the guest.
+    Run(Run),
+    /// Misbehave from now on.
+    Fault(Rule),
+    /// Behave from now on.
+    NoFaults {},
+    /// The server vanishes from the network.
+    ServerGone {},
+    /// The server is there again.
+    ServerBack {},
+    /// What was fetched so far under a path must be in these bounds.
+    Fetched(Fetched),
+}
+
+/// A release to put on the server.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Publish {
+    /// Name of a folder under `releases/` of the images.
+    pub release: String,
+    /// Key that signs bundle and channel index.
+    #[serde(default = "release_key")]
+    pub key: String,
+}
+
+fn release_key() -> String {
+    "release".into()
+}
+
+/// What the region says.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approve {
+    /// A published release.
+    pub release: String,
+    /// `rolling`, `paused` or `halted`.
+    #[serde(default = "rolling")]
+    pub state: String,
+    /// Percent of devices let in.
+    #[serde(default = "everyone")]
+    pub percent: u32,
+    /// Key that signs it.
+    #[serde(default = "region_key")]
+    pub key: String,
+}
+
+fn rolling() -> String {
+    "rolling".into()
+}
+
+fn region_key() -> String {
+    "region".into()
+}
+
+fn everyone() -> u32 {
+    100
+}
+
+/// A time to wait at most.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Within {
+    /// Seconds; default 900. A deadline, not a pause: no healthy step comes near it, even when an emulated machine has
+    /// a tenth of a processor.
+    #[serde(default = "patience")]
+    pub within: u64,
+}
+
+fn patience() -> u64 {
+    900
+}
+
+impl Within {
+    /// As a duration.
+    #[must_use]
+    pub fn duration(self) -> Duration {
+        Duration::from_secs(self.within)
+    }
+}
+
+/// How a check must end.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// Exit code of `flipside check --wait`.
+    pub code: i64,
+    /// Reason code that must be told.
+    pub reason: Option<String>,
+    /// Seconds it may take.
+    #[serde(default = "patience")]
+    pub within: u64,
+}
+
+/// What can be asked of an appliance. Everything that is said must hold at the same time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Condition {
+    /// Booted slot, by the kernel command line.
+    pub slot: Option<String>,
+    /// Is the booted slot's boot entry without a counter?
+    pub confirmed: Option<bool>,
+    /// `VERSION` the demo application of the booted system tells.
+    pub version: Option<String>,
+    /// State the updater tells over D-Bus.
+    pub state: Option<String>,
+    /// Is nothing under way: idle, good, or rolled back?
+    pub settled: Option<bool>,
+    /// Reason in the last outcome the updater tells.
+    pub reason: Option<String>,
+    /// At least this share of the bundle was fetched, percent.
+    pub fetched_percent: Option<u64>,
+    /// Is this boot another one than when the step began?
+    pub new_boot: Option<bool>,
+}
+
+/// A condition and the time it has.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wait {
+    /// What must become true.
+    pub until: Condition,
+    /// Seconds.
+    #[serde(default = "patience")]
+    pub within: u64,
+}
+
+/// A line of `flipside history`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct History {
+    /// The release it is about.
+    pub release: String,
+    /// How it ended.
+    pub outcome: String,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// A command for the guest.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Given to `/bin/sh -c`.
+    pub command: String,
+    /// Who runs it: `root` or `demo`, the ordinary user.
+    #[serde(default = "root")]
+    pub user: String,
+    /// Must it succeed (true, default) or fail?
+    #[serde(default = "yes")]
+    pub succeeds: bool,
+    /// Text that must be in its output.
+    pub says: Option<String>,
+    /// Seconds.
+    #[serde(default = "patience")]
+    pub within: u64,
+}
+
+fn root() -> String {
+    "root".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Bounds for what the server sent.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fetched {
+    /// Path pattern.
+    pub path: String,
+    /// At least this many bytes.
+    #[serde(default)]
+    pub at_least: u64,
+    /// At most this many bytes.
+    pub at_most: Option<u64>,
+}
+
+impl std::fmt::Display for Step {
+    /// As in the file, without what was left out: for timelines and errors.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        strip(&mut value);
+        write!(f, "{value}")
+    }
+}
+
+fn strip(value: &mut serde_json::Value) {
+    if let Some(map) = value.as_object_mut() {
+        map.retain(|_, v| !v.is_null());
+        map.values_mut().for_each(strip);
+    }
+}
+
+impl Scenario {
+    /// Reads one file.
+    ///
+    /// # Errors
+    /// Not readable, or says something no scenario may say; the text holds file and place.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("scenario {}", path.display()))
+    }
+
+    /// Parses and checks the text of a file.
+    ///
+    /// # Errors
+    /// As [`Scenario::load`].
+    pub fn parse(text: &str) -> Result<Self> {
+        let scenario: Self = toml::from_str(text)?;
+        if scenario.variants.is_empty() {
+            bail!("no variants: it would never run");
+        }
+        if !scenario.steps.iter().any(|s| matches!(s, Step::Boot(_))) {
+            bail!("no boot step: it would test nothing");
+        }
+        Ok(scenario)
+    }
+}
+
+/// All scenarios of a folder, with the file's name without `.toml`, sorted by it.
+///
+/// # Errors
+/// As [`Scenario::load`], or the folder can not be read.
+pub fn load_all(folder: &Path) -> Result<Vec<(String, Scenario)>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            all.push((name, Scenario::load(&path)?));
+        }
+    }
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "title = 't'\nwhy = 'w'\nvariants = ['systemd-boot']\n";
+
+    #[test]
+    fn a_plan_is_read() {
+        let text = format!(
+            "{HEAD}steps = [\n{{ publish = {{ release = 'v2' }} }},\n{{ boot = {{}} }},\n\
+             {{ wait = {{ until = {{ slot = 'b', confirmed = true }}, within = 90 }} }},\n\
+             {{ fault = {{ path = '/bundles/*', fault = {{ drip = 1000 }} }} }},\n]\n"
+        );
+        let s = Scenario::parse(&text).unwrap();
+        assert_eq!((s.from.as_str(), s.steps.len()), ("factory", 4));
+        assert!(matches!(&s.steps[0], Step::Publish(p) if p.release == "v2" && p.key == "release"));
+        assert!(matches!(&s.steps[2], Step::Wait(w) if w.within == 90 && w.until.confirmed == Some(true)));
+    }
+
+    #[test]
+    fn steps_are_told_as_written() {
+        let text =
+            format!("{HEAD}steps = [{{ boot = {{}} }}, {{ wait = {{ until = {{ slot = 'b' }}, within = 9 }} }}]");
+        let told = Scenario::parse(&text).unwrap().steps[1].to_string();
+        assert_eq!(told, r#"{"wait":{"until":{"slot":"b"},"within":9}}"#);
+    }
+
+    #[test]
+    fn slips_of_the_pen_are_errors() {
+        for steps in ["[{ boot = {} }, { wiat = {} }]", "[{ boot = { withn = 3 } }]", "[{ no_faults = {} }]", "[]"] {
+            assert!(Scenario::parse(&format!("{HEAD}steps = {steps}\n")).is_err(), "{steps}");
+        }
+        assert!(Scenario::parse("title = 't'\nwhy = 'w'\nvariants = []\nsteps = [{ boot = {} }]").is_err());
+    }
+
+    #[test]
+    fn all_shipped_scenarios_are_well_formed_and_their_starts_exist() {
+        let all = load_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")).unwrap();
+        let left: Vec<_> = all.iter().filter_map(|(_, s)| s.leaves.as_deref()).collect();
+        for (name, scenario) in &all {
+            assert!(scenario.from == FACTORY || left.contains(&scenario.from.as_str()), "{name} starts nowhere");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The release engineer and the regional operator: every call of `bundle-tool` stands here.
+//!
+//! Calls the command as people do, so that what the README tells is what the tests ran. Building and signing a bundle
+//! takes a while; it is done once for each release and key and kept beside the images, under a name that holds
+//! the digests of what went in.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::disk::sha256;
+use crate::site::{Release, Site};
+
+/// Channel and region of the test appliance (`images/overlay/etc/flipside/flipside.toml`).
+const CHANNEL: &str = "stable";
+const REGION: &str = "eu-west";
+/// Names of the keys that are believed (`scripts/build-images.sh`).
+const RELEASE_KEY: &str = "release";
+const REGION_KEY: &str = "region";
+
+/// zstd level of the test bundles. The default, 19, takes two minutes for each on a busy machine; what the tests look at
+/// is the same at any level.
+const LEVEL: &str = "3";
+
+/// A release that was put on a server.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The release's name.
+    pub release: String,
+    /// Path of its bundle on the server.
+    pub path: String,
+    /// Size of the bundle, bytes.
+    pub size: u64,
+}
+
+/// A served tree, and who fills it.
+#[derive(Debug)]
+pub struct Workshop<'a> {
+    site: &'a Site,
+    www: PathBuf,
+}
+
+impl<'a> Workshop<'a> {
+    /// Fills the tree at `www`.
+    ///
+    /// # Errors
+    /// The folder can not be made.
+    pub fn new(site: &'a Site, www: &Path) -> Result<Self> {
+        fs::create_dir_all(www)?;
+        Ok(Self { site, www: www.to_owned() })
+    }
+
+    /// The served tree.
+    #[must_use]
+    pub fn www(&self) -> &Path {
+        &self.www
+    }
+
+    /// Builds and signs the release's bundle if nobody did, and puts it into the channel.
+    ///
+    /// # Errors
+    /// bundle-tool fails; the text holds what it said.
+    pub fn publish(&self, release: &Release, key: &str) -> Result<Published> {
+        let bundle = self.bundle(release, key)?;
+        let mut command = Command::new(&self.site.bundle_tool);
+        command.arg("publish").arg(&bundle).arg("--root").arg(&self.www).args(["--channel", CHANNEL, "--json"]);
+        // A stranger can write what he likes on a web server he took over; bundle-tool wants that said.
+        if key != RELEASE_KEY {
+            command.arg("--blindly-replace-channel");
+        }
+        let told: Value = serde_json::from_str(&self.run(command.arg("--key").arg(self.key(key)?))?)?;
+        let url = told.get("url").and_then(Value::as_str).context("publish tells no url")?;
+        let size = fs::metadata(&bundle)?.len();
+        Ok(Published { release: release.name.clone(), path: format!("/{url}"), size })
+    }
+
+    /// Lets the region say something about a published release.
+    ///
+    /// # Errors
+    /// bundle-tool fails; the text holds what it said.
+    pub fn approve(&self, release: &Release, state: &str, percent: u32, key: &str) -> Result<()> {
+        let mut command = Command::new(&self.site.bundle_tool);
+        command.arg("approve").arg("--root").arg(&self.www).args(["--region", REGION, "--channel", CHANNEL]);
+        command.args(["--release", &release.version, "--threshold", &format!("{percent}%")]);
+        match state {
+            "rolling" => drop(command.arg("--resume")),
+            "paused" => drop(command.arg("--pause")),
+            "halted" => drop(command.arg("--halt")),
+            other => bail!("a rollout is rolling, paused or halted, not {other:?}"),
+        }
+        if key != REGION_KEY {
+            command.arg("--blindly-replace-approval");
+        }
+        self.run(command.arg("--key").arg(self.key(key)?)).map(|_| ())
+    }
+
+    /// The region's document disappears.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn withdraw_approval(&self) -> Result<()> {
+        let path = self.www.join(format!("approvals/{REGION}/{CHANNEL}.dsse.json"));
+        fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
+    }
+
+    fn key(&self, name: &str) -> Result<PathBuf> {
+        let path = self.site.keys.join(format!("{name}.pem"));
+        if !path.is_file() {
+            bail!("no test key {}: `make images` makes it", path.display());
+        }
+        Ok(path)
+    }
+
+    /// The signed bundle, from the cache or built now. One builder at a time: zstd uses all processors anyway.
+    fn bundle(&self, release: &Release, key: &str) -> Result<PathBuf> {
+        let cache = self.site.images.join("bundles");
+        fs::create_dir_all(&cache)?;
+        let lock = File::create(cache.join("lock"))?;
+        lock.lock().context("lock the bundle cache")?;
+        let key = self.key(key)?;
+        let name = format!("{}-{}.bundle", release.name, self.fingerprint(release, &key)?);
+        let bundle = cache.join(&name);
+        if bundle.is_file() {
+            return Ok(bundle);
+        }
+        let unfinished = cache.join(format!("{name}.new"));
+        let recipe = cache.join(format!("{name}.toml"));
+        fs::write(&recipe, recipe_of(release))?;
+        self.run(
+            Command::new(&self.site.bundle_tool)
+                .args(["build", "--level", LEVEL])
+                .arg(&recipe)
+                .arg("--out")
+                .arg(&unfinished),
+        )?;
+        self.run(Command::new(&self.site.bundle_tool).arg("sign").arg(&unfinished).arg("--key").arg(&key))?;
+        fs::rename(&unfinished, &bundle)?;
+        Ok(bundle)
+    }
+
+    /// Digest over everything that shapes the bundle: images, recipe, key, and the tool itself.
+    fn fingerprint(&self, release: &Release, key: &Path) -> Result<String> {
+        let mut all = format!("{LEVEL}{}", recipe_of(release));
+        for file in ["rootfs.img", "vmlinuz", "initrd.img"] {
+            all.push_str(&release.sha256(file)?);
+        }
+        all.push_str(&sha256(&mut File::open(key)?)?);
+        all.push_str(&sha256(&mut File::open(&self.site.bundle_tool)?)?);
+        let digest = sha256(&mut all.as_bytes())?;
+        Ok(digest.get(..16).unwrap_or(&digest).to_owned())
+    }
+
+    /// Runs bundle-tool; returns what it printed.
+    fn run(&self, command: &mut Command) -> Result<String> {
+        let output = command.output().with_context(|| format!("run {}", self.site.bundle_tool.display()))?;
+        if !output.status.success() {
+            let args: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+            bail!("bundle-tool {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// What `bundle-tool build` is told about a release of the appliance.
+fn recipe_of(release: &Release) -> String {
+    let image = |name: &str, kind: &str, file: &str| {
+        format!("\n[[image]]\nname = \"{name}\"\nkind = \"{kind}\"\npath = {:?}\n", release.image(file))
+    };
+    format!(
+        "compatible = \"demo-appliance\"\nhardware = [\"rev-*\"]\nversion = {:?}\ncounter = {}\n{}{}{}",
+        release.version,
+        release.counter,
+        image("rootfs", "block", "rootfs.img"),
+        image("kernel", "file", "vmlinuz"),
+        image("initrd", "file", "initrd.img"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recipe_is_toml_and_names_three_images() {
+        let release = Release {
+            name: "v2".into(),
+            version: "2.0.0".into(),
+            counter: 2,
+            what: "good".into(),
+            dir: "/r/v \"2".into(),
+        };
+        let recipe: toml::Table = toml::from_str(&recipe_of(&release)).unwrap();
+        let images = recipe["image"].as_array().unwrap();
+        assert_eq!(images.len(), 3);
+        assert_eq!(images[0]["path"].as_str(), Some("/r/v \"2/rootfs.img"));
+    }
+}
