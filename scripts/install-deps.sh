@@ -33,7 +33,8 @@ as_root=()
 apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-install() { "${apt[@]}" install -y --no-install-recommends "$@" > "$log" 2>&1; }
+# Never at the price of a package that is there.
+install() { "${apt[@]}" install -y --no-remove --no-install-recommends "$@" > "$log" 2>&1; }
 
 echo "install-deps: installing ${wanted[*]}" >&2
 install "${wanted[@]}" && exit 0

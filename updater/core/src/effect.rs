@@ -26,9 +26,10 @@ pub enum Effect {
     Persist {
         /// The whole journal.
         journal: Box<Journal>,
-        /// When it can not be written: true means nothing else of this step may be done (and the machine gets
-        /// `PersistFailed`); false means go on after a few tries, because the boot loader alone tells the story
-        /// (confirming a healthy slot and leaving a bad one must not depend on the data partition).
+        /// When it can not be written: true means nothing else of this step may be done ; false means go on
+        /// after a few tries, because the boot loader alone tells the story
+        /// (confirming a healthy slot and leaving a bad one must not depend on the data partition). The machine is told
+        /// either way, by `PersistFailed`.
         vital: bool,
     },
     /// Begin work. One at a time: the shell starts it when the work before has ended.

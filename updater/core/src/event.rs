@@ -33,8 +33,13 @@ pub enum Event {
     },
     /// The configuration was read again.
     Policy(Box<Policy>),
-    /// The journal could not be written; nothing of that step was done.
-    PersistFailed(Failure),
+    /// The journal could not be written.
+    PersistFailed {
+        /// As in the `Persist`: nothing of that step was done; otherwise all the rest of it was.
+        vital: bool,
+        /// Why.
+        failure: Failure,
+    },
     /// The report spool has this report durably.
     Reported {
         /// Its number.

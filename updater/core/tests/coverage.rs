@@ -167,6 +167,14 @@ fn restarts() -> Vec<World> {
     assert_eq!(world.machine.state(), Good);
     all.push(world);
 
+    // Back from a newer updater whose words mean nothing here.
+    let mut world = at(Armed);
+    act(&mut world, &[Action::Go(2)]);
+    world.loader.slots.get_mut(SlotId::B).boot = SlotBoot::Exhausted { done: 3 };
+    world.power_cut(false, Fate::Future, None);
+    assert_eq!(world.machine.state(), RolledBack);
+    all.push(world);
+
     // One boot that seems to have changed its slot.
     for (state, record, then) in [
         (Armed, SlotBoot::Confirmed, Idle),
@@ -298,7 +306,7 @@ fn events(world: &mut World, ticket: Ticket) -> Vec<Event> {
     }
     events.push(Event::Tick);
     events.push(Event::Policy(Box::new(world.policy.clone())));
-    events.push(Event::PersistFailed(failure));
+    events.extend([true, false].map(|vital| Event::PersistFailed { vital, failure: failure.clone() }));
     events.push(Event::Reported { sequence: 0 });
     events
 }

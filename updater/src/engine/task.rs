@@ -125,12 +125,18 @@ impl Engine {
         if let Some((journal, vital)) = persist
             && let Err(failure) = self.persist(*journal, vital).await
         {
-            answer(&mut reply, Err(Refusal { reason: failure.reason, detail: failure.detail.clone() }));
             let now = self.seams.clock.now();
-            // Nothing of the step was done; the machine goes back to what is durable. It orders nothing here: what it
-            // wants next comes with its wake-up.
-            self.machine.step(&now, Event::PersistFailed(failure));
-            return;
+            let refusal = Refusal { reason: failure.reason, detail: failure.detail.clone() };
+            // The machine orders nothing here: what it wants next comes with its wake-up or the end of its work.
+            self.machine.step(&now, Event::PersistFailed { vital, failure });
+            if vital {
+                answer(&mut reply, Err(refusal));
+                return;
+            }
+            tracing::error!(
+                detail = refusal.detail,
+                "the journal could not be written; until it can, the boot loader alone knows"
+            );
         }
         for effect in effects {
             match effect {
@@ -166,12 +172,7 @@ impl Engine {
                 Err(failure) => last = Some(failure),
             }
         }
-        let failure = last.unwrap_or_else(|| internal("no try was made"));
-        if vital {
-            return Err(failure);
-        }
-        tracing::error!(detail = failure.detail, "the journal could not be written; the boot loader alone knows now");
-        Ok(())
+        Err(last.unwrap_or_else(|| internal("no try was made")))
     }
 
     fn stop(&mut self, ticket: Ticket) {

@@ -77,6 +77,7 @@ pub fn decode(bytes: &[u8]) -> Decoded {
         outbox: reader.list("outbox"),
         next_report: reader.field("next_report"),
         blind_reboots: reader.field("blind_reboots"),
+        phase_lost: false,
         extra: Map::new(),
     };
     if reader.newer && journal.phase != Phase::Idle {
@@ -88,6 +89,7 @@ pub fn decode(bytes: &[u8]) -> Decoded {
         });
         journal.phase = Phase::Idle;
     }
+    journal.phase_lost = reader.lost.iter().any(|loss| loss.field == "phase");
     journal.extra = reader.fields;
     Decoded { journal, lost: reader.lost }
 }

@@ -47,6 +47,9 @@ pub struct Journal {
     pub next_report: u64,
     /// Reboots made because the boot loader's state could not be read in the middle of a switch; bounded.
     pub blind_reboots: u32,
+    /// A phase was written down that this version can not read: something was under way, nobody knows what.
+    #[serde(skip)]
+    pub phase_lost: bool,
     /// Top-level fields of a newer Flipside, kept as they are.
     #[serde(skip)]
     pub extra: serde_json::Map<String, serde_json::Value>,
@@ -66,6 +69,7 @@ impl Default for Journal {
             outbox: Vec::new(),
             next_report: 0,
             blind_reboots: 0,
+            phase_lost: false,
             extra: serde_json::Map::new(),
         }
     }

@@ -44,14 +44,15 @@ impl Machine {
             Phase::Idle | Phase::RolledBack { .. } => {
                 self.begin_check(now, Search { by_operator, ..Search::default() }, out)?;
             }
-            Phase::Offered(_) | Phase::Staged(_) | Phase::Armed { .. } if self.order.is_none() => {
+            Phase::Offered(_) | Phase::Approved(_) | Phase::Staged(_) | Phase::Armed { .. } if self.order.is_none() => {
                 // Asked for news: what was fetched a moment ago does not do.
                 if by_operator {
                     self.answers = None;
                 }
                 self.ask(now, self.point(), out);
             }
-            Phase::Writing(_) if by_operator && self.order.is_none() => self.rewrite(now, out),
+            // A timer does not cut a backoff short; where nothing else wakes the device, it must.
+            Phase::Writing(_) if self.order.is_none() && (by_operator || self.wake.is_none()) => self.rewrite(now, out),
             Phase::Trying(_) | Phase::Reverting(_) => {
                 return Err(refuse(Reason::BootedSlotUnconfirmed, Reason::BootedSlotUnconfirmed.sentence()));
             }
@@ -189,6 +190,12 @@ impl Machine {
             return Err(refuse(Reason::SlotUnknown, Reason::SlotUnknown.sentence()));
         };
         let other = slot.other();
+        let writing = matches!(&self.journal.phase, Phase::Writing(update) | Phase::Verifying(update)
+            if update.target == other);
+        if writing {
+            // Whatever its boot record said before: clearing it may be under way.
+            return Err(refuse(Reason::Busy, format!("slot {other} is being written: there is nothing to go back to")));
+        }
         if !facts.slot(other).is_confirmed() {
             return Err(refuse(Reason::NoUpdate, format!("slot {other} holds no confirmed system to go back to")));
         }

@@ -65,6 +65,8 @@ pub struct Machine {
     journal: Journal,
     /// As it was before the last step: where to go on from when it could not be persisted.
     before: Journal,
+    /// The journal is ahead of what is durable: written again before the next effect.
+    unsaved: bool,
     /// None until the boot loader could be read.
     facts: Option<BootFacts>,
     /// What the journal does not hold.
@@ -182,6 +184,7 @@ impl Machine {
             setup,
             before: journal.clone(),
             journal,
+            unsaved: false,
             facts: None,
             mood: Mood::Plain,
             order: None,
@@ -222,18 +225,21 @@ impl Machine {
                 self.setup.policy = *policy;
                 self.tick(now, &mut out);
             }
-            Event::PersistFailed(failure) => return self.persist_failed(now, failure),
+            Event::PersistFailed { vital: true, failure } => return self.persist_failed(now, failure),
+            Event::PersistFailed { vital: false, .. } => self.unsaved = true,
             Event::Reported { .. } => {}
         }
         self.finish(before, out)
     }
 
-    /// Puts `Persist` first where the journal changed, and new reports last.
+    /// Puts `Persist` first where the journal is not what is durable, and new reports last.
     fn finish(&mut self, before: Journal, mut out: Out) -> Vec<Effect> {
         self.journal.bound();
-        if self.journal == before {
+        let owed = self.unsaved && !out.is_empty();
+        if self.journal == before && !owed {
             return out;
         }
+        self.unsaved = false;
         let new = |report: &&crate::history::Report| report.sequence >= before.next_report;
         out.extend(self.journal.outbox.iter().filter(new).cloned().map(|report| Effect::Report(Box::new(report))));
         let vital = !matches!(self.journal.phase, Phase::Trying(_) | Phase::Reverting(_)) && self.mood != Mood::Good;

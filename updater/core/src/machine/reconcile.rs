@@ -8,7 +8,7 @@ use bundle::reason::Reason;
 
 use super::MAX_REJECTS;
 use crate::facts::{BootFacts, SlotBoot};
-use crate::journal::Phase;
+use crate::journal::{Journal, Phase};
 use crate::slot::SlotId;
 
 /// How to go on.
@@ -46,10 +46,14 @@ pub enum Resume {
 
 /// The table.
 #[must_use]
-pub fn reconcile(phase: &Phase, facts: &BootFacts) -> Resume {
+pub fn reconcile(journal: &Journal, facts: &BootFacts) -> Resume {
     let Some(booted) = facts.booted else { return Resume::Unknown };
     let runs = |target: SlotId| booted == target;
-    match phase {
+    match &journal.phase {
+        // A newer updater's state, and the boot loader has given up on the other slot: that was its trial.
+        Phase::Idle if journal.phase_lost && gave_up(journal, booted.other(), facts) => {
+            Resume::FellBack(Reason::DidNotBoot)
+        }
         Phase::Idle => Resume::Facts,
         Phase::RolledBack { .. } if facts.confirmed_booted().is_some() => Resume::StayRolledBack,
         Phase::RolledBack { .. } => Resume::Facts,
@@ -83,6 +87,13 @@ pub fn reconcile(phase: &Phase, facts: &BootFacts) -> Resume {
             (true, false) => Resume::StayUp,
         },
     }
+}
+
+/// The boot loader gave up on what `slot` holds, and nobody has taken note yet.
+fn gave_up(journal: &Journal, slot: SlotId, facts: &BootFacts) -> bool {
+    let record = journal.slots.get(slot).as_ref();
+    let news = record.is_some_and(|record| !journal.blocked.contains_key(&record.release.manifest_sha256));
+    news && facts.confirmed_booted().is_some() && matches!(facts.slot(slot), SlotBoot::Exhausted { .. })
 }
 
 fn armed(target: SlotId, same_boot: bool, booted: SlotId, facts: &BootFacts) -> Resume {

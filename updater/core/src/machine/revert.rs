@@ -121,11 +121,15 @@ impl Machine {
     }
 
     /// The old system says what became of the new one.
-    pub(super) fn rolled_back(&mut self, now: &Now, reason: Reason, out: &mut Out) {
+    pub(super) fn rolled_back(&mut self, now: &Now, reason: Reason, phase_lost: bool, out: &mut Out) {
         let (slot, detail) = match &self.journal.phase {
             Phase::Armed { update, .. } => (update.target, String::new()),
             Phase::Trying(trial) => (trial.slot, String::new()),
             Phase::Reverting(reversal) => (reversal.slot, reversal.detail.clone()),
+            Phase::Idle if phase_lost => match self.booted() {
+                Some(slot) => (slot.other(), "the updater that was tried wrote a journal of a newer format".to_owned()),
+                None => return,
+            },
             _ => return,
         };
         let known = self.journal.slots.get(slot).as_ref().map(|record| record.release.clone());
@@ -222,12 +226,13 @@ impl Machine {
             Ok(facts) => facts,
             Err(failure) => return self.blind(now, &failure),
         };
-        let resume = reconcile(&self.journal.phase, &facts);
+        let resume = reconcile(&self.journal, &facts);
         self.facts = Some(facts);
         if resume == Resume::Unknown {
             return self.blind(now, &Failure::new(Reason::SlotUnknown, Reason::SlotUnknown.sentence()));
         }
         self.journal.blind_reboots = 0;
+        let lost = std::mem::take(&mut self.journal.phase_lost);
         if matches!(self.mood, Mood::Degraded(_)) {
             let from = self.state();
             self.mood = Mood::Plain;
@@ -244,7 +249,7 @@ impl Machine {
             Resume::BeginTrial => self.armed_slot_came_up(now, out),
             Resume::GoOnTrying => self.go_on_trying(now, out),
             Resume::WasConfirmed => self.good(now, out),
-            Resume::FellBack(reason) => self.rolled_back(now, reason, out),
+            Resume::FellBack(reason) => self.rolled_back(now, reason, lost, out),
             Resume::RejectAgain => self.reject_again(out),
             Resume::StayUp => self.stay_up(now),
             Resume::LeaveAlone => self.leave_alone(now),

@@ -49,6 +49,8 @@ pub struct World {
     /// What `durable` says, so that not every look decodes it.
     pub known: Journal,
     pub disk_broken: bool,
+    /// The last journal was not vital and could not be written: the boot loader alone tells the story.
+    pub untold: bool,
     pub booted: SlotId,
     pub boots: u64,
     pub uptime: Duration,
@@ -69,7 +71,8 @@ pub struct World {
     pub well: bool,
     /// Counters that the last documents handed to this process let in.
     pub let_in: BTreeSet<u64>,
-    /// Whether this process found the slot armed: arming again needs no new answer.
+    /// Whether this process went on from a journal that says armed (at its start, or because what followed could not be
+    /// written): arming again needs no new answer.
     pub found_armed: bool,
     /// Reboots the machine asked for since the world last interfered.
     pub reboots: u32,
@@ -92,6 +95,7 @@ impl World {
             durable: None,
             known: Journal::default(),
             disk_broken: false,
+            untold: false,
             booted: SlotId::A,
             boots: 0,
             uptime: Duration::ZERO,
@@ -140,6 +144,7 @@ impl World {
     pub fn store(&mut self, bytes: Option<Vec<u8>>) {
         self.known = bytes.as_deref().map(|bytes| journal::decode(bytes).journal).unwrap_or_default();
         self.durable = bytes;
+        self.untold = false;
     }
 
     pub fn quality(&self, slot: SlotId) -> Option<Quality> {
@@ -306,6 +311,7 @@ impl World {
         self.effects.clear();
         // What was begun goes on a little and ends without anybody hearing of it.
         self.jobs.clear();
+        self.untold = false;
         self.let_in.clear();
         let journal = self.stored().clone();
         self.found_armed = matches!(journal.phase, Phase::Armed { .. });

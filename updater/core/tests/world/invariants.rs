@@ -86,8 +86,7 @@ fn invariant_5_confirmed_only_when_well(world: &World, work: &Work) -> Check {
 }
 
 fn invariant_6_intent_before_effect(world: &World, work: &Work) -> Check {
-    if world.disk_broken {
-        // Only what is not vital runs then, and the boot loader alone tells the story.
+    if world.untold {
         return Ok(());
     }
     let phase = &world.stored().phase;
@@ -122,7 +121,8 @@ fn invariant_8_counters_never_go_down(world: &World, work: &Work) -> Check {
 fn invariant_9_no_install_without_approval(world: &World, work: &Work) -> Check {
     let counter = match (work, &world.stored().phase) {
         (Work::Install { update }, _) => update.release.counter,
-        (Work::Reboot, Phase::Armed { update, .. }) => update.release.counter,
+        // From within the armed slot it is a way back.
+        (Work::Reboot, Phase::Armed { update, .. }) if update.target != world.booted => update.release.counter,
         (Work::Arm { .. }, Phase::Armed { update, .. }) if !world.found_armed => update.release.counter,
         _ => return Ok(()),
     };

@@ -6,7 +6,7 @@ use bundle::approval::RolloutState;
 use bundle::reason::Reason;
 use updater_core::effect::{Effect, Work};
 use updater_core::event::{Answers, Command, Event, Failure, Finished, HealthCheck, HealthReport, Transfer, Verdict};
-use updater_core::journal;
+use updater_core::journal::{self, Phase};
 use updater_core::machine::transitions::is_known;
 use updater_core::release::Source;
 
@@ -78,12 +78,16 @@ impl World {
                 if !self.disk_broken {
                     let bytes = journal::encode(&journal).unwrap();
                     self.store(Some(bytes));
-                } else if vital {
-                    self.effects.clear();
+                } else {
+                    if vital {
+                        self.effects.clear();
+                        self.found_armed = matches!(self.stored().phase, Phase::Armed { .. });
+                    }
+                    self.untold = !vital;
                     self.story.push("the journal can not be written".into());
                     let now = self.now();
                     let failure = Failure::new(Reason::WriteError, "read-only file system");
-                    let effects = self.machine.step(&now, Event::PersistFailed(failure));
+                    let effects = self.machine.step(&now, Event::PersistFailed { vital, failure });
                     self.take(effects);
                 }
             }

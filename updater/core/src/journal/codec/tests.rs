@@ -116,7 +116,7 @@ fn a_state_of_the_future_costs_only_the_state() {
     let mut fields: Map<String, Value> = serde_json::from_slice(&encode(&full()).unwrap()).unwrap();
     fields.insert("phase".into(), serde_json::json!({"pondering": {"slot": "b"}}));
     let read = decode(&serde_json::to_vec(&fields).unwrap());
-    assert_eq!(read.journal, Journal { phase: Phase::Idle, ..full() });
+    assert_eq!(read.journal, Journal { phase: Phase::Idle, phase_lost: true, ..full() });
     assert_eq!(read.lost.len(), 1);
 }
 
@@ -125,7 +125,11 @@ fn a_newer_format_is_not_believed_about_the_state() {
     let mut fields: Map<String, Value> = serde_json::from_slice(&encode(&full()).unwrap()).unwrap();
     fields.insert("format".into(), Value::from(JOURNAL_FORMAT + 1));
     let read = decode(&serde_json::to_vec(&fields).unwrap());
-    assert_eq!(read.journal, Journal { phase: Phase::Idle, ..full() }, "block list and floors are kept");
+    assert_eq!(
+        read.journal,
+        Journal { phase: Phase::Idle, phase_lost: true, ..full() },
+        "block list and floors are kept"
+    );
     assert_eq!(read.lost[0].reason, Reason::FormatTooNew);
 }
 

@@ -60,6 +60,12 @@ fn reverting(attempts: u32) -> Phase {
     })
 }
 
+/// A journal in this phase that knows what slot b holds.
+fn journal(phase: &Phase) -> Journal {
+    let slots = PerSlot { a: None, b: Some(update().record("2026-11-23T12:00:00Z".parse().unwrap())) };
+    Journal { phase: phase.clone(), slots, ..Journal::default() }
+}
+
 fn rolled_back() -> Phase {
     Phase::RolledBack { slot: B, reason: Reason::DidNotBoot }
 }
@@ -143,8 +149,26 @@ fn rows() -> Vec<Row> {
 fn every_row() {
     for (phase, same_boot, booted, a, b, then) in rows() {
         let facts = facts(same_boot, Some(booted), a, b);
-        assert_eq!(reconcile(&phase, &facts), then, "{phase:?}\nsame boot {same_boot}, {facts:?}");
+        assert_eq!(reconcile(&journal(&phase), &facts), then, "{phase:?}\nsame boot {same_boot}, {facts:?}");
     }
+}
+
+#[test]
+fn a_newer_updater_that_fell_back_is_told_by_the_boot_loader() {
+    let lost = Journal { phase_lost: true, ..journal(&Phase::Idle) };
+    let (ok, none) = (SlotBoot::Confirmed, SlotBoot::Empty);
+    let fell_back = Resume::FellBack(Reason::DidNotBoot);
+    assert_eq!(reconcile(&lost, &facts(false, Some(A), ok, LAST_TRY)), fell_back);
+    assert_eq!(reconcile(&lost, &facts(false, Some(A), ok, none)), Resume::Facts);
+    assert_eq!(reconcile(&lost, &facts(false, Some(A), TRYING, LAST_TRY)), Resume::Facts);
+    assert_eq!(reconcile(&lost, &facts(false, Some(B), ok, ok)), Resume::Facts);
+    // Noted before, or nobody knows what it was.
+    let entry = crate::journal::Blocked { counter: 6, reason: Reason::DidNotBoot, detail: String::new(), at: None };
+    let blocked = [(update().release.manifest_sha256, entry)].into();
+    let noted = Journal { blocked, ..lost.clone() };
+    assert_eq!(reconcile(&noted, &facts(false, Some(A), ok, LAST_TRY)), Resume::Facts);
+    let nothing = Journal { slots: PerSlot::default(), ..lost };
+    assert_eq!(reconcile(&nothing, &facts(false, Some(A), ok, LAST_TRY)), Resume::Facts);
 }
 
 /// Which of the table's left-hand sides a pair of journal and facts belongs to.
@@ -197,7 +221,7 @@ fn no_pair_is_without_a_row() {
 fn nothing_is_touched_while_the_running_slot_is_unknown() {
     for phase in [Phase::Idle, armed(), trying(), reverting(1), Phase::Writing(update())] {
         let facts = facts(false, None, SlotBoot::Confirmed, TRYING);
-        assert_eq!(reconcile(&phase, &facts), Resume::Unknown);
+        assert_eq!(reconcile(&journal(&phase), &facts), Resume::Unknown);
     }
 }
 
@@ -209,7 +233,7 @@ fn no_combination_is_unsafe() {
         for (same_boot, booted) in [(true, A), (false, A), (true, B), (false, B)] {
             for (a, b) in records.iter().flat_map(|a| records.iter().map(move |b| (*a, *b))) {
                 let facts = facts(same_boot, Some(booted), a, b);
-                match reconcile(&phase, &facts) {
+                match reconcile(&journal(&phase), &facts) {
                     Resume::Rewrite | Resume::ArmAgain | Resume::VerifyAgain => {
                         assert_eq!(facts.confirmed_booted(), Some(A), "{phase:?} {facts:?}");
                     }
