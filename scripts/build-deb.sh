@@ -15,7 +15,7 @@ if [ -z "$binary" ]; then
     # rust-lld, the default on this architecture, folds identical functions and packs relocations: half a megabyte.
     # Packed relocations need glibc 2.36 (Debian 12) on the appliance.
     if [ "$profile" = device ] && [ "$(uname -m)" = x86_64 ]; then
-        linker=(-Clink-arg=-Wl,--icf=all -Clink-arg=-Wl,-z,pack-relative-relocs)
+        linker=("-Clink-arg=-Wl,--icf=all" "-Clink-arg=-Wl,-z,pack-relative-relocs")
     fi
     cargo rustc -q --profile "$profile" -p updater --bin flipside -- "${linker[@]}"
     folder=$profile

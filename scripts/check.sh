@@ -7,6 +7,12 @@ echo "shell scripts"
 git ls-files -z | xargs -0 awk 'FNR == 1 && /^#!.*sh/ { print FILENAME } FNR > 1 { nextfile }' | xargs shellcheck -x -S warning
 
 echo "systemd units"
+# systemd ignores a copy where a link should be, and the unit never starts.
+copies=$(find systemd -path '*.wants/*' ! -type l -o -path '*.requires/*' ! -type l)
+if [ -n "$copies" ]; then
+    printf 'must be symbolic links:\n%s\n' "$copies" >&2
+    exit 1
+fi
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 # Verified as installed: the programs the units start must exist, and Debian's own units beside them.
