@@ -14,7 +14,7 @@ export FLIPSIDE_IMAGES := $(IMAGES_DIR)
 export FLIPSIDE_BUNDLE_TOOL := $(TARGET_DIR)/release/bundle-tool
 deps = scripts/install-deps.sh
 
-.PHONY: help build deb tools images demo test check fmt unit vm-test bench docs clean
+.PHONY: help build deb tools images demo test check fmt unit vm-test bench soak docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ vm-test: images ## VM scenarios on real boot loaders; SCENARIO=name runs those w
 bench: tools ## size, speed and memory beside other tools, as ratios of one run
 	@$(deps) bench
 	scripts/bench.sh
+
+soak: ## look for device histories that break an invariant (CASES=20000 random ones)
+	@$(deps) build
+	PROPTEST_CASES=$(or $(CASES),20000) PROPTEST_RNG_SEED=random cargo test --release -p updater-core --test histories
 
 docs: ## the guide as a website: target/book
 	scripts/build-docs.sh

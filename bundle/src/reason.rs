@@ -54,6 +54,8 @@ reasons! {
     RolloutHalted = "rollout_halted",
     /// The region holds this release back for devices like this one.
     Held = "held",
+    /// The release keys took this release back.
+    Recalled = "recalled",
     /// This device is pinned to another version.
     Pinned = "pinned",
     /// The release can not be installed from the running one; a release in between is needed.

@@ -6,6 +6,7 @@ use bundle::approval::Approval;
 use bundle::channel::Channel;
 use bundle::digest::Digest;
 use bundle::reason::Reason;
+use bundle::recall::Recall;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
@@ -156,6 +157,8 @@ pub struct Documents {
     pub approvals: Vec<SeenApproval>,
     /// The channel index.
     pub channel: Option<Channel>,
+    /// What the release keys took back.
+    pub recall: Option<Recall>,
     /// When the trust root in use expires.
     pub trust_expires: Option<Timestamp>,
     /// Key ids that may approve for this region now. When one that counted before is gone (a stolen key was

@@ -3,8 +3,8 @@
 //! Fetches from the configured places; keeps the newest valid approval on the data partition. Believes nothing: the
 //! engine verifies every envelope.
 //!
-//! `<base>/channels/<channel>/channel.dsse.json`, `<base>/approvals/<region>/<channel>.dsse.json`,
-//! `<base>/trust/<version>.dsse.json`
+//! `<base>/channels/<channel>/channel.dsse.json` and `recall.dsse.json` beside it,
+//! `<base>/approvals/<region>/<channel>.dsse.json`, `<base>/trust/<version>.dsse.json`
 
 use std::fs;
 use std::io;
@@ -37,23 +37,15 @@ pub struct Served {
 
 impl ReleaseSource for Served {
     fn channel<'a>(&'a self, channel: &'a str) -> BoxFuture<'a, Result<Envelope, DocumentError>> {
-        Box::pin(async move {
-            let Some(base) = &self.base else {
-                let detail = "source.url is not configured".to_owned();
-                return Err(DocumentError { reason: Reason::NoUpdate, detail, retry_after: None });
-            };
-            self.fetch(base, &format!("channels/{channel}/channel.dsse.json")).await.map_err(|(at, e)| failed(&at, &e))
-        })
+        Box::pin(async move { self.of_vendor(&format!("channels/{channel}/channel.dsse.json")).await })
+    }
+
+    fn recall<'a>(&'a self, channel: &'a str) -> BoxFuture<'a, Result<Envelope, DocumentError>> {
+        Box::pin(async move { self.of_vendor(&format!("channels/{channel}/recall.dsse.json")).await })
     }
 
     fn trust(&self, version: u64) -> BoxFuture<'_, Result<Envelope, DocumentError>> {
-        Box::pin(async move {
-            let Some(base) = &self.base else {
-                let detail = "source.url is not configured".to_owned();
-                return Err(DocumentError { reason: Reason::NoUpdate, detail, retry_after: None });
-            };
-            self.fetch(base, &format!("trust/{version}.dsse.json")).await.map_err(|(at, e)| failed(&at, &e))
-        })
+        Box::pin(async move { self.of_vendor(&format!("trust/{version}.dsse.json")).await })
     }
 }
 
@@ -104,6 +96,15 @@ impl ApprovalSource for Served {
 }
 
 impl Served {
+    /// What the release keys say lies beside the releases.
+    async fn of_vendor(&self, relative: &str) -> Result<Envelope, DocumentError> {
+        let Some(base) = &self.base else {
+            let detail = "source.url is not configured".to_owned();
+            return Err(DocumentError { reason: Reason::NoUpdate, detail, retry_after: None });
+        };
+        self.fetch(base, relative).await.map_err(|(at, e)| failed(&at, &e))
+    }
+
     async fn fetch(&self, base: &str, relative: &str) -> Result<Envelope, (String, FetchError)> {
         let at = format!("{base}/{relative}");
         let location = Location::parse(&at).map_err(|e| (at.clone(), e))?;

@@ -5,7 +5,8 @@
 
 use bundle::digest::Digest;
 use bundle::dsse;
-use bundle::open::{OpenError, open_approval, open_channel};
+use bundle::open::{OpenError, open_approval, open_channel, open_recall};
+use bundle::recall::Recall;
 use updater_core::event::{Answers, Documents, Failure, SeenApproval};
 use updater_core::policy::Policy;
 
@@ -36,12 +37,24 @@ async fn documents(seams: &Seams, policy: &Policy, fetch: bool) -> Documents {
             },
             Err(error) => documents.channel_failure = Some(missing(error)),
         }
+        documents.recall = recall(seams, policy, &trust).await;
     }
     if policy.standalone {
         return documents;
     }
     approvals(seams, policy, &trust, fetch, &mut documents).await;
     documents
+}
+
+/// None to be had is the rule, and no failure of the check: what was accepted once is in the journal.
+async fn recall(seams: &Seams, policy: &Policy, trust: &bundle::trust::TrustRoot) -> Option<Recall> {
+    let envelope = seams.releases.recall(&policy.channel).await.ok()?;
+    open_recall(&envelope.bytes, trust, &policy.channel)
+        .inspect_err(|error| {
+            let error = crate::system::chain(error);
+            tracing::warn!(origin = envelope.origin, error, "a recall was offered and refused");
+        })
+        .ok()
 }
 
 async fn approvals(

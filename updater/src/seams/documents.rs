@@ -31,10 +31,13 @@ pub struct DocumentError {
     pub retry_after: Option<Duration>,
 }
 
-/// Fetches the channel index.
+/// Fetches what the vendor says.
 pub trait ReleaseSource: Send + Sync {
     /// The envelope of the index of `channel`.
     fn channel<'a>(&'a self, channel: &'a str) -> BoxFuture<'a, Result<Envelope, DocumentError>>;
+
+    /// The envelope of the recall of `channel`; reason `no_update` when the vendor took nothing back.
+    fn recall<'a>(&'a self, channel: &'a str) -> BoxFuture<'a, Result<Envelope, DocumentError>>;
 
     /// The envelope of version `version` of the trust root. A source that has none says so; nothing depends on it.
     fn trust(&self, version: u64) -> BoxFuture<'_, Result<Envelope, DocumentError>> {

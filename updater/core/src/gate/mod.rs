@@ -145,6 +145,17 @@ pub fn ask(inputs: &Inputs<'_>, point: Point, candidate: &Candidate<'_>) -> Verd
     })
 }
 
+/// Asks whether this device may leave its slot now of its own accord, for `candidate` in the other one: its own mode,
+/// hours and surroundings. No region is asked.
+#[must_use]
+pub fn ask_to_leave(inputs: &Inputs<'_>, candidate: &Candidate<'_>) -> Lines {
+    let mut lines = Lines::default();
+    local::mode(&mut lines, inputs, Point::Reboot, candidate);
+    local::windows(&mut lines, inputs, Point::Reboot, candidate, None);
+    local::surroundings(&mut lines, inputs, Point::Reboot, candidate);
+    lines
+}
+
 /// The entries that name exactly this release, highest priority first.
 fn entries_for<'a>(approval: &'a Approval, release: &ReleaseRef) -> Vec<&'a Entry> {
     let mut entries: Vec<_> = approval.entries.iter().filter(|entry| entry.release == *release).collect();
@@ -186,6 +197,7 @@ fn ask_entry(
     release::counter(&mut lines, inputs, candidate.release);
     release::channel(&mut lines, inputs, candidate);
     release::blocked(&mut lines, inputs, candidate.release);
+    release::recalled(&mut lines, inputs, candidate.release);
     release::pin(&mut lines, inputs, candidate.release);
     if let Some(entry) = entry {
         rollout::state(&mut lines, entry);

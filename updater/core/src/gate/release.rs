@@ -58,6 +58,10 @@ pub(super) fn channel_index<'a>(inputs: &Inputs<'a>) -> Option<&'a bundle::chann
 pub(super) fn blocked(lines: &mut Lines, inputs: &Inputs<'_>, release: &ReleaseRef) {
     match inputs.journal.blocked.get(&release.manifest_sha256) {
         None => lines.pass("history", "it has not failed on this device"),
+        // Said by the line about the recall, for as long as it stands.
+        Some(blocked) if blocked.reason == Reason::Recalled => {
+            lines.pass("history", format!("release {} was left because of a recall", release.version));
+        }
         Some(blocked) if blocked.reason == Reason::Cancelled => lines.refuse(
             "history",
             Reason::Cancelled,
@@ -68,6 +72,17 @@ pub(super) fn blocked(lines: &mut Lines, inputs: &Inputs<'_>, release: &ReleaseR
             Reason::BlockedAfterFallback,
             format!("release {} failed here before: {} {}", release.version, blocked.reason, blocked.detail).trim_end(),
         ),
+    }
+}
+
+pub(super) fn recalled(lines: &mut Lines, inputs: &Inputs<'_>, release: &ReleaseRef) {
+    let recalls = Some(&inputs.journal.recalls).filter(|recalls| recalls.channel == inputs.policy.channel);
+    match recalls.and_then(|recalls| recalls.releases.get(&release.manifest_sha256)) {
+        None => lines.pass("recall", "the vendor has not taken it back"),
+        Some(recalled) => {
+            let text = format!("the vendor took release {} back: {}", release.version, recalled.words);
+            lines.refuse("recall", Reason::Recalled, text);
+        }
     }
 }
 

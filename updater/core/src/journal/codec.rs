@@ -71,6 +71,7 @@ pub fn decode(bytes: &[u8]) -> Decoded {
         slots: reader.field("slots"),
         floor: reader.field("floor"),
         blocked: reader.map("blocked"),
+        recalls: reader.field("recalls"),
         changes: reader.field("changes"),
         retry: reader.field("retry"),
         history: reader.list("history"),

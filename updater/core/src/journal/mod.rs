@@ -35,6 +35,8 @@ pub struct Journal {
     pub floor: Floor,
     /// Releases not to be tried again, by manifest digest.
     pub blocked: BTreeMap<Digest, Blocked>,
+    /// Releases that the release keys took back, as far as this device could come to run them.
+    pub recalls: Recalls,
     /// State changes per release, for the loop breaker.
     pub changes: BTreeMap<Digest, u32>,
     /// Failures in a row and when to try again.
@@ -63,6 +65,7 @@ impl Default for Journal {
             slots: PerSlot::default(),
             floor: Floor::default(),
             blocked: BTreeMap::new(),
+            recalls: Recalls::default(),
             changes: BTreeMap::new(),
             retry: Retry::default(),
             history: Vec::new(),
@@ -142,7 +145,7 @@ pub struct Reversal {
     pub detail: String,
     /// The boot in which it was rejected last.
     pub boot: BootId,
-    /// Boots in which it was rejected; bounded, or a boot loader that ignores us makes the device reboot for ever.
+    /// Boots that ended with it rejected; bounded, or a boot loader that ignores us makes the device reboot for ever.
     #[serde(default)]
     pub attempts: u32,
 }
@@ -199,6 +202,33 @@ pub struct Blocked {
     /// Since when, by the device's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
+}
+
+/// The newest recall accepted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recalls {
+    /// The channel it speaks for; empty: none was seen.
+    #[serde(default)]
+    pub channel: String,
+    /// Never goes down for a channel.
+    #[serde(default)]
+    pub version: u64,
+    /// By manifest digest.
+    #[serde(default)]
+    pub releases: BTreeMap<Digest, RecalledHere>,
+}
+
+/// A release that was taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecalledHere {
+    /// Its counter.
+    pub counter: u64,
+    /// Manifest of the release to go back to, where the other slot still holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub go_back_to: Option<Digest>,
+    /// The vendor's words.
+    #[serde(default)]
+    pub words: String,
 }
 
 /// Waiting after failures.

@@ -85,7 +85,9 @@ impl Machine {
                     self.answers = Some((answers, now.uptime));
                 }
                 self.accept_documents(now);
+                self.accept_recall();
                 match point {
+                    None if self.leave_recalled(now, out) => {}
                     None => self.choose_release(now, out),
                     Some(point) => self.decide(now, point, out),
                 }
@@ -261,6 +263,7 @@ impl Machine {
                 | Reason::CounterRollback
                 | Reason::ApprovalMissing
                 | Reason::Pinned
+                | Reason::Recalled
         );
         match (&self.journal.phase, point) {
             (Phase::Offered(_) | Phase::Approved(_) | Phase::Writing(_), _) if refused && !in_force => {

@@ -185,7 +185,7 @@ impl Machine {
     }
 
     /// The slot to leave, when there is another to go to.
-    fn can_go_back(&self) -> Result<SlotId, Refusal> {
+    pub(super) fn can_go_back(&self) -> Result<SlotId, Refusal> {
         let Some((facts, slot)) = self.facts.as_ref().zip(self.booted()) else {
             return Err(refuse(Reason::SlotUnknown, Reason::SlotUnknown.sentence()));
         };

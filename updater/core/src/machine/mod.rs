@@ -6,7 +6,8 @@
 //!
 //! Each state's behaviour is a file: `check` (Idle, Checking, Offered), `install` (Approved to Staged), `switch`
 //! (Armed), `trial` (Trying, Good), `revert` (Reverting, RolledBack, Degraded). `command` is what operators may do,
-//! `reconcile` what a start means, `view` what is shown.
+//! `recall` what
+//! happens to a running release that its vendor took back, `reconcile` what a start means, `view` what is shown.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,6 +31,7 @@ mod check;
 mod command;
 mod install;
 mod memory;
+mod recall;
 pub mod reconcile;
 mod revert;
 mod switch;

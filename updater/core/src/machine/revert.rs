@@ -53,7 +53,7 @@ impl Machine {
             // Already here: if the journal is all that survives, it must say so.
             self.block(now, release, reason, detail);
         }
-        let reversal = Reversal { slot, update, reason, detail: detail.to_owned(), boot, attempts: 1 };
+        let reversal = Reversal { slot, update, reason, detail: detail.to_owned(), boot, attempts: 0 };
         self.enter(Phase::Reverting(reversal), Mood::Plain);
         let health = self.trial.last.take();
         self.trial = TrialRun::default();
@@ -72,17 +72,18 @@ impl Machine {
         let (Some(facts), Phase::Reverting(reversal)) = (&self.facts, &mut self.journal.phase) else { return };
         if reversal.boot != facts.boot_id {
             reversal.boot = facts.boot_id.clone();
-            reversal.attempts = reversal.attempts.saturating_add(1);
             self.count_change();
         }
         self.reject(out);
     }
 
     pub(super) fn rejected(&mut self, now: &Now, result: Result<Finished, Failure>, out: &mut Out) {
-        let Phase::Reverting(reversal) = &self.journal.phase else { return };
+        let Phase::Reverting(reversal) = &mut self.journal.phase else { return };
         let slot = reversal.slot;
         let failure = match result {
             Ok(Finished::Facts(facts)) if is_left(&facts, slot) => {
+                // Counted only now: a boot in which power was lost first says nothing about the boot loader.
+                reversal.attempts = reversal.attempts.saturating_add(1);
                 return self.run(Ordered::Reboot, Work::Reboot, out);
             }
             Ok(_) => {

@@ -71,7 +71,7 @@ pub const TRANSITIONS: &[Transition] = &[
     // An operator goes back.
     t(Idle, Reverting, "an operator goes back"),
     t(Good, Reverting, "an operator goes back"),
-    t(Checking, Reverting, "an operator goes back"),
+    t(Checking, Reverting, "an operator goes back, or a recall says so"),
     t(Offered, Reverting, "an operator goes back"),
     t(Approved, Reverting, "an operator goes back"),
     t(RolledBack, Reverting, "an operator goes back"),

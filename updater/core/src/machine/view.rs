@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bundle::reason::Reason;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Machine, Mood, Ordered};
@@ -10,7 +11,7 @@ use crate::journal::Phase;
 use crate::now::Now;
 use crate::release::Intent;
 use crate::slot::{PerSlot, SlotId};
-use crate::status::{ExplainLine, Explanation, Finding, STATUS_FORMAT, SlotStatus, StateName, Status};
+use crate::status::{ExplainLine, Explanation, Finding, Problem, STATUS_FORMAT, SlotStatus, StateName, Status};
 
 /// Sleeps shorter than this are waited out; over a longer one the daemon leaves and a timer starts it again.
 const WORTH_STAYING: Duration = Duration::from_secs(600);
@@ -43,7 +44,7 @@ impl Machine {
             slots: PerSlot { a: self.slot_status(SlotId::A), b: self.slot_status(SlotId::B) },
             release: update.map(|update| update.release.clone()).or(choice),
             target: update.map(|update| update.target).or(trial),
-            waiting: self.waiting.clone(),
+            waiting: self.shown_waiting(now),
             last_error: self.last_error.clone(),
             last_outcome: self.journal.history.last().cloned(),
             next_check: self.next_check(now),
@@ -51,6 +52,15 @@ impl Machine {
             approval: floor.map(|floor| (floor.epoch, floor.version)),
             trial_seconds_left: self.deadline().map(|deadline| deadline.saturating_sub(now.uptime).as_secs()),
         }
+    }
+
+    /// Why it is not going on. That what runs was taken back matters more than that there is nothing newer.
+    fn shown_waiting(&self, now: &Now) -> Option<Problem> {
+        let quiet = self.waiting.as_ref().is_none_or(|waiting| waiting.reason == Reason::NoUpdate);
+        let notice = self.recall_notice(now).filter(|_| quiet);
+        notice
+            .map(|detail| Problem { reason: Reason::Recalled, detail, at: Some(now.wall), until: None })
+            .or_else(|| self.waiting.clone())
     }
 
     fn slot_status(&self, slot: SlotId) -> SlotStatus {
@@ -88,6 +98,9 @@ impl Machine {
         } else {
             self.explain_choice(now)
         };
+        if let Some(notice) = self.recall_notice(now) {
+            lines.insert(0, line("recall", Finding::Wait, Some(Reason::Recalled), notice));
+        }
         let no = |wanted| lines.iter().find(move |line: &&ExplainLine| line.finding == wanted);
         let summary = match (self.state(), no(Finding::Refuse).or_else(|| no(Finding::Wait))) {
             (StateName::Degraded, _) => {
@@ -124,7 +137,7 @@ impl Machine {
     fn explain_trial(&self) -> Vec<ExplainLine> {
         let mut lines = Vec::new();
         let unconfirmed = "the running system is not confirmed yet; no update starts before that";
-        let reason = Some(bundle::reason::Reason::BootedSlotUnconfirmed);
+        let reason = Some(Reason::BootedSlotUnconfirmed);
         lines.push(line("slot", Finding::Wait, reason, unconfirmed.to_owned()));
         for check in self.trial.last.iter().flat_map(|report| &report.checks) {
             let finding = match check.verdict {
@@ -133,14 +146,14 @@ impl Machine {
                 crate::event::Verdict::Pending => Finding::Wait,
                 crate::event::Verdict::Failed => Finding::Refuse,
             };
-            let reason = (finding != Finding::Passed).then_some(bundle::reason::Reason::HealthFailed);
+            let reason = (finding != Finding::Passed).then_some(Reason::HealthFailed);
             lines.push(line(&check.name, finding, reason, format!("{:?} {}", check.verdict, check.detail)));
         }
         lines
     }
 }
 
-fn line(subject: &str, finding: Finding, reason: Option<bundle::reason::Reason>, sentence: String) -> ExplainLine {
+fn line(subject: &str, finding: Finding, reason: Option<Reason>, sentence: String) -> ExplainLine {
     ExplainLine { subject: subject.to_owned(), finding, reason, sentence, until: None }
 }
 

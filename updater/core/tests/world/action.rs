@@ -29,6 +29,8 @@ pub enum Action {
     Offer(Quality),
     /// The region, or the way to it, changes.
     Region(Weather),
+    /// The vendor takes the newest release back; devices that can go back to the one before.
+    Recall { back: bool },
     /// Somebody wants not to be interrupted.
     Inhibit(bool),
     /// The link is metered.
@@ -118,6 +120,7 @@ pub fn arbitrary() -> impl Strategy<Value = Action> {
         1 => (-20_000..20_000i32, any::<bool>()).prop_map(|(hours, trusted)| Action::Clock { hours, trusted }),
         4 => quality().prop_map(Action::Offer),
         3 => weather().prop_map(Action::Region),
+        1 => any::<bool>().prop_map(|back| Action::Recall { back }),
         1 => any::<bool>().prop_map(Action::Inhibit),
         1 => any::<bool>().prop_map(Action::Metered),
         1 => (0u8..4).prop_map(Action::Mode),

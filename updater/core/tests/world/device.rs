@@ -205,6 +205,7 @@ impl World {
             Action::Clock { hours, trusted } => (self.clock_hours, self.clock_trusted) = (*hours, *trusted),
             Action::Offer(quality) => self.region.offer(*quality, self.time),
             Action::Region(weather) => self.region.set(*weather, self.time),
+            Action::Recall { back } => self.region.recall(*back, self.time),
             Action::Inhibit(on) => {
                 self.around.inhibitors = on.then(|| "player".to_owned()).into_iter().collect();
                 self.event(Event::Tick);

@@ -6,6 +6,7 @@ use bundle::approval::{Approval, Entry, ReleaseRef, RolloutState};
 use bundle::channel::{Channel, ChannelRelease};
 use bundle::digest::Digest;
 use bundle::manifest::Manifest;
+use bundle::recall::{Recall, Recalled};
 use jiff::{SignedDuration, Timestamp};
 use updater_core::event::{Documents, SeenApproval};
 use updater_core::release::VerifiedManifest;
@@ -21,12 +22,14 @@ pub struct Region {
     version: u64,
     /// A copy of an older document.
     old: Option<SeenApproval>,
+    /// What the vendor took back.
+    recall: Option<Recall>,
 }
 
 impl Region {
     pub fn new() -> Self {
         let releases = BTreeMap::from([(1, Quality::Good)]);
-        Self { releases, weather: Weather::Rolling, version: 1, old: None }
+        Self { releases, weather: Weather::Rolling, version: 1, old: None, recall: None }
     }
 
     pub fn newest(&self) -> u64 {
@@ -47,6 +50,16 @@ impl Region {
         self.version += 1;
     }
 
+    /// Takes the newest release back.
+    pub fn recall(&mut self, back: bool, at: Timestamp) {
+        let newest = self.newest();
+        let go_back_to = (back && newest > 1).then(|| release(newest - 1));
+        let recalled = Recalled { release: release(newest), go_back_to, reason: "loses settings".into() };
+        let version = self.recall.as_ref().map_or(0, |recall| recall.version) + 1;
+        let (channel, crit) = ("stable".into(), Vec::new());
+        self.recall = Some(Recall { channel, version, issued: at, recalls: vec![recalled], crit });
+    }
+
     /// What a device can fetch at that true time.
     pub fn documents(&self, at: Timestamp) -> Documents {
         let none = Documents { region_keys: vec!["key-1".into()], ..Documents::default() };
@@ -57,7 +70,7 @@ impl Region {
             (Weather::Replay, Some(old)) => old.clone(),
             _ => self.approval(at),
         };
-        Documents { approvals: vec![approval], channel: Some(self.channel(at)), ..none }
+        Documents { approvals: vec![approval], channel: Some(self.channel(at)), recall: self.recall.clone(), ..none }
     }
 
     fn approval(&self, at: Timestamp) -> SeenApproval {

@@ -201,6 +201,7 @@ impl World {
         if !fetch {
             documents.approvals.clear();
             documents.channel = None;
+            documents.recall = None;
         } else {
             let rolling = documents.approvals.iter().flat_map(|seen| &seen.approval.entries);
             let rolling = rolling.filter(|entry| entry.state == RolloutState::Rolling);

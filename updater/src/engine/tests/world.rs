@@ -266,6 +266,16 @@ impl ReleaseSource for World {
         let envelope = Envelope { bytes: self.channel.clone(), origin: "memory".into(), live: true };
         Box::pin(async move { Ok(envelope) })
     }
+
+    fn recall<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Envelope, DocumentError>> {
+        Box::pin(async { Err(Self::nothing()) })
+    }
+}
+
+impl World {
+    fn nothing() -> DocumentError {
+        DocumentError { reason: Reason::NoUpdate, detail: "404".into(), retry_after: None }
+    }
 }
 
 impl ApprovalSource for World {
