@@ -48,9 +48,37 @@ mod tests {
         assert!(admits(9999, 10_000));
     }
 
+    /// Buckets of a large fleet in one rollout.
+    fn fleet(salt: &[u8]) -> Vec<u16> {
+        (0..200_000).map(|n| bucket(salt, &format!("device-{n:06}"))).collect()
+    }
+
+    fn share(buckets: &[u16], threshold_bp: u16) -> f64 {
+        buckets.iter().filter(|bucket| admits(**bucket, threshold_bp)).count() as f64 / buckets.len() as f64
+    }
+
     #[test]
-    fn buckets_are_spread_evenly() {
-        let inside = (0..20_000).filter(|n| admits(bucket(b"salt", &format!("d{n}")), 2_500)).count();
-        assert!((4_800..5_200).contains(&inside), "{inside}");
+    fn a_threshold_lets_in_that_share_of_a_fleet() {
+        let buckets = fleet(&[7; 32]);
+        for threshold in [0, 1, 10, 100, 500, 1_000, 2_500, 5_000, 7_500, 9_000, 9_999, 10_000] {
+            let (share, wanted) = (share(&buckets, threshold), f64::from(threshold) / 10_000.0);
+            assert!((share - wanted).abs() < 0.002, "{threshold} bp let in {share}");
+        }
+    }
+
+    #[test]
+    fn raising_a_threshold_never_drops_a_device() {
+        for bucket in fleet(&[7; 32]).into_iter().step_by(100) {
+            let admitted: Vec<bool> = (0..=BUCKETS).step_by(50).map(|threshold| admits(bucket, threshold)).collect();
+            assert!(admitted.is_sorted() && !admitted[0] && admitted[admitted.len() - 1]);
+        }
+    }
+
+    #[test]
+    fn who_is_first_differs_from_rollout_to_rollout() {
+        let (spring, summer) = (fleet(&[1; 32]), fleet(&[2; 32]));
+        let both = spring.iter().zip(&summer).filter(|(a, b)| admits(**a, 2_000) && admits(**b, 2_000)).count();
+        let share = both as f64 / spring.len() as f64;
+        assert!((share - 0.04).abs() < 0.002, "20 % of 20 % are 4 %, not {share}");
     }
 }

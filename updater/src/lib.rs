@@ -8,6 +8,7 @@ pub mod engine;
 pub mod health;
 pub mod http;
 pub mod install;
+pub mod report;
 pub mod seams;
 pub mod slots;
 pub mod store;

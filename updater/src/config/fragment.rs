@@ -91,6 +91,8 @@ fragment! {
         source: SourceFragment,
         /// The approval servers.
         approval: ApprovalFragment,
+        /// The fleet host.
+        report: ReportFragment,
         /// Where images go.
         slots: SlotsFragment,
         /// The boot loader.
@@ -142,6 +144,13 @@ fragment! {
     ApprovalFragment {
         /// Base URLs of approval servers, tried in order.
         urls: Vec<String>,
+    }
+}
+fragment! {
+    /// `[report]`
+    ReportFragment {
+        /// URL that outcomes are posted to.
+        url: String,
     }
 }
 fragment! {

@@ -5,7 +5,9 @@
 use std::fs;
 use std::path::Path;
 
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
+use sha2::Sha256;
 use updater_core::policy::{Device, HealthPolicy, Policy};
 
 use super::{Config, under};
@@ -39,7 +41,7 @@ impl Config {
     #[must_use]
     pub fn device(&self, root: &Path) -> Device {
         let id_file = self.device.id_file.as_deref().and_then(|path| first_line(root, path));
-        let id = self.device.id.clone().or(id_file).or_else(|| first_line(root, Path::new("/etc/machine-id")));
+        let id = self.device.id.clone().or(id_file).or_else(|| own_id(root));
         Device {
             compatible: self.compatible.clone().unwrap_or_default(),
             hardware: self.hardware.clone().unwrap_or_default(),
@@ -56,6 +58,22 @@ impl Config {
 #[must_use]
 pub fn build_time(root: &Path) -> Timestamp {
     first_line(root, Path::new(BUILD_TIME)).and_then(|text| text.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// Separates this use of the machine id from every other (systemd's `machine-id --app-specific=`).
+const APPLICATION: [u8; 16] = 0xfbff_e057_5b12_43fa_a8b1_b4ea_cd51_a71c_u128.to_be_bytes();
+
+/// What a device without a configured identifier is called: derived from the machine id, which itself is to be kept
+/// confidential (machine-id(5)). The same as `systemd-id128 machine-id
+/// --app-specific=fbffe0575b1243faa8b1b4eacd51a71c`: sd_id128_get_machine_app_specific(3), HMAC-SHA256 cut to a
+/// version 4 identifier.
+fn own_id(root: &Path) -> Option<String> {
+    let machine = u128::from_str_radix(&first_line(root, Path::new("/etc/machine-id"))?, 16).ok()?;
+    let mac = Hmac::<Sha256>::new_from_slice(&machine.to_be_bytes()).ok()?.chain_update(APPLICATION).finalize();
+    let id = mac.into_bytes().iter().take(16).fold(0u128, |id, byte| id << 8 | u128::from(*byte));
+    let version = (id & !(0xf000_u128 << 64)) | 0x4000_u128 << 64;
+    let variant = (version & !(0xc000_u128 << 48)) | 0x8000_u128 << 48;
+    Some(format!("{variant:032x}"))
 }
 
 fn first_line(root: &Path, path: &Path) -> Option<String> {

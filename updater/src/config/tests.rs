@@ -119,13 +119,14 @@ fn windows_and_pins_reach_the_policy() {
 }
 
 #[test]
-fn the_device_id_falls_back_to_the_machine_id() {
+fn the_device_id_falls_back_to_one_derived_from_the_machine_id() {
     let root = tempfile::tempdir().unwrap();
-    write(root.path(), "etc/machine-id", "0123456789abcdef0123456789abcdef\n");
+    write(root.path(), "etc/machine-id", "3d1219c7c4c5404aaa1f6d2a48adfda4\n");
     write(root.path(), "usr/lib/flipside/build-time", "2026-11-20T10:00:00Z\n");
     write(root.path(), "usr/lib/flipside/counter", "57\n");
     let device = load(root.path()).config.device(root.path());
-    assert_eq!(device.id, "0123456789abcdef0123456789abcdef");
+    // systemd-id128 machine-id --app-specific=fbffe0575b1243faa8b1b4eacd51a71c
+    assert_eq!(device.id, "08ee739828b4442b91d68d0959da06dc");
     assert_eq!(device.build_time.to_string(), "2026-11-20T10:00:00Z");
     assert_eq!(device.image_counter, Some(57));
     write(root.path(), "etc/serial", "dev-0001\nrest\n");

@@ -33,6 +33,8 @@ pub struct Config {
     pub source: Source,
     /// The approval servers.
     pub approval: Approval,
+    /// URL that outcomes are posted to; `None`: nowhere.
+    pub report_url: Option<String>,
     /// Where images go; `None` when incomplete: nothing is written then.
     pub slots: Option<Slots>,
     /// The boot loader.
@@ -202,6 +204,7 @@ impl Config {
             let b = images("b", s.b.unwrap_or_default(), &mut problems);
             slots(a, b, &mut problems)
         });
+        let report_url = f.report.and_then(|report| report.url).filter(|url| !url.is_empty());
         let approval = Approval {
             urls: f.approval.and_then(|a| a.urls).map_or_else(
                 || source.url.iter().cloned().collect(),
@@ -230,6 +233,7 @@ impl Config {
             },
             source,
             approval,
+            report_url,
             slots,
             boot: Boot {
                 backend: boot.backend.unwrap_or_else(|| "systemd-boot".to_owned()),

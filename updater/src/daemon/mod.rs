@@ -22,6 +22,7 @@ use crate::store::lock;
 use crate::system::notify::{Notifier, watchdog_interval};
 use crate::system::{chain, log};
 use device::Device;
+use seams::Assembled;
 pub use seams::trust;
 
 /// The engine's loop must answer within this, or the watchdog is not fed.
@@ -77,7 +78,11 @@ pub async fn run(device: Device, options: Options) -> anyhow::Result<()> {
         Some(bus) => Some(bus.clone()),
         None => Bus::systemd().await.inspect_err(|e| tracing::warn!(error = chain(e), "asking systemd")).ok(),
     };
-    let (seams, restart) = seams::assemble(&device, host)?;
+    let Assembled { seams, restart, poster } = seams::assemble(&device, host)?;
+    // Ends with the process; what it has not delivered stays in the spool.
+    if let Some(poster) = poster {
+        tokio::spawn(poster.run());
+    }
     let (engine, task) = engine::spawn(device.setup(), seams).await;
     let service = match &bus {
         Some(_) => Some(serve(dbus::builder(device.simulated), engine.clone(), authorizer(&device)).await?),

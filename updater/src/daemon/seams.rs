@@ -20,6 +20,7 @@ use crate::http::retry::Patience;
 use crate::http::{Client, FetchError, Settings};
 use crate::install::place::Finder;
 use crate::install::{Pipeline, Setup};
+use crate::report::Poster;
 use crate::seams::Rebooter;
 use crate::store::Releases;
 use crate::store::reports::Spool;
@@ -42,12 +43,22 @@ pub fn trust(device: &Device) -> Result<TrustStore, TrustStoreError> {
     TrustStore::load(&device.root.join(IMAGE_TRUST), &device.state.join("trust"))
 }
 
-/// Everything the engine may touch. `host` is where logind and systemd are asked: none for a simulated device, which
-/// must not ask the machine it lives on for anything. The second half tells when a simulated device wants to restart.
+/// A device's adapters.
+pub(super) struct Assembled {
+    /// Everything the engine may touch.
+    pub seams: Seams,
+    /// Tells when a simulated device wants to restart.
+    pub restart: Restart,
+    /// Posts reports, where somebody wants them.
+    pub poster: Option<Poster>,
+}
+
+/// Puts the adapters together. `host` is where logind and systemd are asked: none for a simulated device, which
+/// must not ask the machine it lives on for anything.
 ///
 /// # Errors
 /// Not even a bare HTTP client can be made.
-pub(super) fn assemble(device: &Device, host: Option<Bus>) -> Result<(Seams, Restart), FetchError> {
+pub(super) fn assemble(device: &Device, host: Option<Bus>) -> Result<Assembled, FetchError> {
     let config = &device.loaded.config;
     let client = client(device)?;
     let trust = Arc::new(trust(device).unwrap_or_else(|e| {
@@ -68,6 +79,8 @@ pub(super) fn assemble(device: &Device, host: Option<Bus>) -> Result<(Seams, Res
     } else {
         Arc::new(SystemRebooter { bus: host.clone() })
     };
+    let spool = Arc::new(Spool::new(&device.state.join("reports.jsonl")));
+    let poster = poster(device, &client, &spool);
     let seams = Seams {
         boot: Arc::new(device.boot_control()),
         clock: Arc::new(device.clock()),
@@ -80,10 +93,22 @@ pub(super) fn assemble(device: &Device, host: Option<Bus>) -> Result<(Seams, Res
         installer: Arc::new(Pipeline::new(install(device, client, Arc::clone(&trust)))),
         journal: Arc::new(device.journal()),
         rebooter,
-        reports: Arc::new(Spool::new(&device.state.join("reports.jsonl"))),
+        reports: spool,
         trust,
     };
-    Ok((seams, restart))
+    Ok(Assembled { seams, restart, poster })
+}
+
+fn poster(device: &Device, client: &Client, spool: &Arc<Spool>) -> Option<Poster> {
+    let url = device.loaded.config.report_url.as_deref()?;
+    let url = url.parse().inspect_err(|e| tracing::error!(url, "report.url: {e}; nothing is posted")).ok()?;
+    Some(Poster {
+        client: client.clone(),
+        url,
+        spool: Arc::clone(spool),
+        key_file: device.state.join("report-key.pem"),
+        device: device.setup().device.id,
+    })
 }
 
 fn evidence(device: &Device) -> EvidenceFolder {

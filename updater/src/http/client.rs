@@ -103,6 +103,17 @@ impl Client {
         Self::new(&settings).unwrap_or(Self { inner: None, limits })
     }
 
+    /// Hands `body` to `url`; any successful status will do, and what the answer says does not matter.
+    ///
+    /// # Errors
+    /// [`FetchError`]: no answer in time, an error status or a refused redirect.
+    pub async fn post(&self, url: &Url, kind: &'static str, body: Vec<u8>) -> Result<(), FetchError> {
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let inner = self.inner.as_ref().ok_or_else(|| FetchError::Setup("no HTTP client".into()))?;
+        let request = inner.post(url.clone()).header(CONTENT_TYPE, kind).body(body).send();
+        check_status(&host, &self.answer(&host, request).await?)
+    }
+
     /// Asks for `url` with extra headers and gives the answer's head and body, whatever the successful status.
     ///
     /// # Errors
@@ -111,16 +122,25 @@ impl Client {
         let host = url.host_str().unwrap_or_default().to_owned();
         let inner = self.inner.as_ref().ok_or_else(|| FetchError::Setup("no HTTP client".into()))?;
         let request = inner.get(url.clone()).headers(headers).send();
-        let response = match tokio::time::timeout(self.limits.idle, request).await {
-            Err(_) => return Err(FetchError::Stalled { host, seconds: self.limits.idle.as_secs() }),
-            Ok(Err(error)) if error.is_redirect() => return Err(FetchError::Redirect(innermost(&error))),
-            Ok(Err(source)) => return Err(FetchError::Connect { host, source: source.without_url() }),
-            Ok(Ok(response)) => response,
-        };
+        let response = self.answer(&host, request).await?;
         check_status(&host, &response)?;
         let head = Head { status: response.status(), headers: response.headers().clone() };
         let body = Body::new(host, response, self.limits);
         Ok((head, body))
+    }
+
+    async fn answer(
+        &self,
+        host: &str,
+        request: impl Future<Output = reqwest::Result<Response>>,
+    ) -> Result<Response, FetchError> {
+        let host = host.to_owned();
+        match tokio::time::timeout(self.limits.idle, request).await {
+            Err(_) => Err(FetchError::Stalled { host, seconds: self.limits.idle.as_secs() }),
+            Ok(Err(error)) if error.is_redirect() => Err(FetchError::Redirect(innermost(&error))),
+            Ok(Err(source)) => Err(FetchError::Connect { host, source: source.without_url() }),
+            Ok(Ok(response)) => Ok(response),
+        }
     }
 }
 
