@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bundle::trust::{Role, Roles, TrustRoot};
 use jiff::Timestamp;
@@ -72,6 +72,7 @@ pub(super) fn assemble(device: &Device, host: Option<Bus>) -> Result<Assembled, 
         region: config.region.clone().unwrap_or_default(),
         channel: config.channel.clone(),
         folder: device.state.join("approvals"),
+        tags: Mutex::default(),
     });
     let restart = Restart::default();
     let rebooter: Arc<dyn Rebooter> = if device.simulated {

@@ -9,17 +9,20 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
+use bundle::digest::Digest;
 use bundle::reason::Reason;
+use serde::{Deserialize, Serialize};
 
-use crate::http::document::{DOCUMENT_LIMIT, fetch};
+use crate::http::document::{DOCUMENT_LIMIT, Document, fetch, fetch_unless};
 use crate::http::{Client, FetchError, Location};
 use crate::seams::{ApprovalSource, BoxFuture, DocumentError, Envelope, ReleaseSource};
 use crate::store::durable;
 use crate::system::chain;
 
 /// The served tree and the stored copies.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Served {
     /// For everything on the web.
     pub client: Client,
@@ -33,6 +36,8 @@ pub struct Served {
     pub channel: String,
     /// Where the newest valid approval of each region and channel is kept.
     pub folder: PathBuf,
+    /// What servers called the approvals of this check.
+    pub(super) tags: Mutex<Vec<Tag>>,
 }
 
 impl ReleaseSource for Served {
@@ -59,7 +64,7 @@ impl ApprovalSource for Served {
         Box::pin(async move {
             let (mut found, mut failures) = (Vec::new(), Vec::new());
             for base in self.approvals.iter().filter(|_| fetch) {
-                match self.fetch(base, &format!("approvals/{region}/{channel}.dsse.json")).await {
+                match self.fetch_approval(base, region, channel).await {
                     Ok(envelope) => found.push(envelope),
                     Err((at, e)) => {
                         let mut failure = failed(&at, &e);
@@ -86,16 +91,59 @@ impl ApprovalSource for Served {
     fn keep<'a>(&'a self, envelope: &'a Envelope) -> BoxFuture<'a, Result<(), DocumentError>> {
         Box::pin(async move {
             let path = self.stored(&self.region, &self.channel);
-            if matches!(read(&path), Ok(Some(bytes)) if bytes == envelope.bytes) {
-                return Ok(());
-            }
-            let kept = fs::create_dir_all(&self.folder).and_then(|()| durable::replace(&path, &envelope.bytes));
-            kept.map_err(|e| stored_failed(&path, &e))
+            let same = matches!(read(&path), Ok(Some(bytes)) if bytes == envelope.bytes);
+            let kept = if same { Ok(()) } else { durable::replace(&path, &envelope.bytes) };
+            kept.map_err(|e| stored_failed(&path, &e))?;
+            self.remember_tag(envelope).map_err(|e| stored_failed(&self.tag_file(), &e))
         })
     }
 }
 
+/// What a server called the approval that is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tag {
+    /// Where.
+    origin: String,
+    /// Its name for it.
+    etag: String,
+    /// Of which bytes.
+    sha256: Digest,
+}
+
 impl Served {
+    /// The approval of one mirror. One that it still calls by the stored copy's name is that copy, seen just now.
+    async fn fetch_approval(&self, base: &str, region: &str, channel: &str) -> Result<Envelope, (String, FetchError)> {
+        let at = format!("{base}/approvals/{region}/{channel}.dsse.json");
+        let location = Location::parse(&at).map_err(|e| (at.clone(), e))?;
+        let stored = read(&self.stored(region, channel)).ok().flatten();
+        let tag: Option<Tag> = fs::read(self.tag_file()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let known =
+            stored.zip(tag.filter(|tag| tag.origin == at)).filter(|(stored, tag)| Digest::of(stored) == tag.sha256);
+        let etag = known.as_ref().map(|(_, tag)| tag.etag.as_str());
+        let bytes = match fetch_unless(&self.client, &location, DOCUMENT_LIMIT, etag).await {
+            Ok(Some(Document { bytes, etag })) => {
+                let sha256 = Digest::of(&bytes);
+                let seen = etag.map(|etag| Tag { origin: at.clone(), etag, sha256 });
+                self.tags.lock().unwrap_or_else(PoisonError::into_inner).extend(seen);
+                bytes
+            }
+            Ok(None) => known.map(|(stored, _)| stored).unwrap_or_default(),
+            Err(e) => return Err((at, e)),
+        };
+        Ok(Envelope { bytes, origin: at, live: true })
+    }
+
+    fn tag_file(&self) -> PathBuf {
+        self.stored(&self.region, &self.channel).with_extension("tag")
+    }
+
+    fn remember_tag(&self, envelope: &Envelope) -> io::Result<()> {
+        let mut tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        let sha256 = Digest::of(&envelope.bytes);
+        let tag = tags.drain(..).find(|tag| tag.origin == envelope.origin && tag.sha256 == sha256);
+        tag.map_or(Ok(()), |tag| durable::replace(&self.tag_file(), &serde_json::to_vec(&tag)?))
+    }
+
     /// What the release keys say lies beside the releases.
     async fn of_vendor(&self, relative: &str) -> Result<Envelope, DocumentError> {
         let Some(base) = &self.base else {
@@ -147,6 +195,9 @@ fn stored_failed(path: &Path, error: &io::Error) -> DocumentError {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::{TcpListener, TcpStream};
+
     use super::*;
     use crate::http::Settings;
 
@@ -159,6 +210,7 @@ mod tests {
             region: "eu-west".into(),
             channel: "stable".into(),
             folder: state.join("approvals"),
+            tags: Mutex::default(),
         }
     }
 
@@ -179,6 +231,55 @@ mod tests {
         assert_eq!((found[0].bytes.as_slice(), found[0].live), (b"document".as_slice(), false));
         let (found, _) = served.approvals("../../etc", "passwd", false).await;
         assert!(found.is_empty());
+    }
+
+    /// A server that calls its approval `"v1"`; gives the requests it saw.
+    fn tagging_server(answers: usize) -> (String, std::thread::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let serve = move || {
+            let answer = |stream: TcpStream| {
+                let mut reader = BufReader::new(stream);
+                let mut request = String::new();
+                while !request.ends_with("\r\n\r\n") {
+                    reader.read_line(&mut request).unwrap();
+                }
+                let answer = if request.contains("if-none-match: \"v1\"") {
+                    "HTTP/1.1 304 x\r\netag: \"v1\"\r\nconnection: close\r\n\r\n".to_owned()
+                } else {
+                    let head = "HTTP/1.1 200 x\r\netag: \"v1\"\r\ncontent-length: 8\r\nconnection: close\r\n\r\n";
+                    format!("{head}document")
+                };
+                reader.get_mut().write_all(answer.as_bytes()).unwrap();
+                request
+            };
+            (0..answers).map(|_| answer(listener.accept().unwrap().0)).collect()
+        };
+        (base, std::thread::spawn(serve))
+    }
+
+    #[tokio::test]
+    async fn an_unchanged_approval_is_not_sent_again_and_counts_as_seen_now() {
+        let state = tempfile::tempdir().unwrap();
+        let (base, server) = tagging_server(3);
+        let ask = async |keep: bool| {
+            // Another process each time: what the server called it is on disk.
+            let served = Served { approvals: vec![base.clone()], ..served(Path::new("/nonexistent"), state.path()) };
+            let (found, failures) = served.approvals("eu-west", "stable", true).await;
+            assert!(failures.is_empty(), "{failures:?}");
+            assert_eq!((found[0].bytes.as_slice(), found[0].live), (b"document".as_slice(), true));
+            if keep {
+                served.keep(&found[0]).await.unwrap();
+            }
+        };
+        ask(true).await;
+        ask(true).await;
+        // Damage to the stored copy costs its name: the server is asked for the whole document.
+        let stored = state.path().join("approvals/eu-west.stable.dsse.json");
+        fs::write(&stored, b"damaged!").unwrap();
+        ask(false).await;
+        let conditional: Vec<bool> = server.join().unwrap().iter().map(|r| r.contains("if-none-match")).collect();
+        assert_eq!(conditional, [false, true, false]);
     }
 
     #[tokio::test]
