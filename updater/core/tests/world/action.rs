@@ -105,6 +105,8 @@ pub enum Weather {
     Expired,
     /// The document lies about the counter of an older release.
     Liar,
+    /// The region's key is stolen: documents made at will from this seed, until the key is replaced.
+    Thief(u64),
 }
 
 /// Any action; progress is the most likely, or nothing would ever get far.
@@ -162,5 +164,6 @@ fn weather() -> impl Strategy<Value = Weather> {
         1 => Just(Weather::Replay),
         1 => Just(Weather::Expired),
         1 => Just(Weather::Liar),
+        2 => any::<u64>().prop_map(Weather::Thief),
     ]
 }

@@ -34,6 +34,7 @@ pub fn before_work(world: &World, work: &Work) -> Check {
     invariant_6_intent_before_effect(world, work)?;
     invariant_7_what_fell_back_is_not_tried_again(world, work)?;
     invariant_8_counters_never_go_down(world, work)?;
+    only_what_the_release_keys_signed(world, work)?;
     invariant_9_no_install_without_approval(world, work)
 }
 
@@ -116,6 +117,14 @@ fn invariant_8_counters_never_go_down(world: &World, work: &Work) -> Check {
     let Work::Install { update } = work else { return Ok(()) };
     let (new, running) = (update.release.counter, world.running());
     ensure(new > running, || format!("invariant_8_counters_never_go_down: {new} over {running}"))
+}
+
+/// Two hands: a region, or whoever has its key, can only choose among what the release keys signed.
+fn only_what_the_release_keys_signed(world: &World, work: &Work) -> Check {
+    let Work::Install { update } = work else { return Ok(()) };
+    let counter = update.release.counter;
+    let genuine = world.region.releases.contains_key(&counter) && update.release == super::region::release(counter);
+    ensure(genuine, || format!("only_what_the_release_keys_signed: {:?}", update.release))
 }
 
 fn invariant_9_no_install_without_approval(world: &World, work: &Work) -> Check {

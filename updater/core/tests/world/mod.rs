@@ -16,6 +16,7 @@ pub mod device;
 pub mod invariants;
 pub mod region;
 pub mod shell;
+pub mod thief;
 
 pub use action::Action;
 pub use device::World;

@@ -22,6 +22,8 @@ pub struct Region {
     version: u64,
     /// A copy of an older document.
     old: Option<SeenApproval>,
+    /// Which key may approve: another one after each theft.
+    key: u32,
     /// What the vendor took back.
     recall: Option<Recall>,
 }
@@ -29,7 +31,7 @@ pub struct Region {
 impl Region {
     pub fn new() -> Self {
         let releases = BTreeMap::from([(1, Quality::Good)]);
-        Self { releases, weather: Weather::Rolling, version: 1, old: None, recall: None }
+        Self { releases, weather: Weather::Rolling, version: 1, old: None, key: 1, recall: None }
     }
 
     pub fn newest(&self) -> u64 {
@@ -45,6 +47,11 @@ impl Region {
     pub fn set(&mut self, weather: Weather, at: Timestamp) {
         if weather == Weather::Replay {
             self.old.get_or_insert(self.approval(at));
+        }
+        if matches!(self.weather, Weather::Thief(_)) {
+            // Only a new key ends it: the thief may have signed the highest version there is.
+            self.key += 1;
+            self.old = None;
         }
         self.weather = weather;
         self.version += 1;
@@ -62,12 +69,13 @@ impl Region {
 
     /// What a device can fetch at that true time.
     pub fn documents(&self, at: Timestamp) -> Documents {
-        let none = Documents { region_keys: vec!["key-1".into()], ..Documents::default() };
+        let none = Documents { region_keys: vec![format!("key-{}", self.key)], ..Documents::default() };
         if self.weather == Weather::Silent {
             return none;
         }
         let approval = match (self.weather, &self.old) {
             (Weather::Replay, Some(old)) => old.clone(),
+            (Weather::Thief(seed), _) => super::thief::approval(seed, &self.releases, at),
             _ => self.approval(at),
         };
         Documents { approvals: vec![approval], channel: Some(self.channel(at)), recall: self.recall.clone(), ..none }

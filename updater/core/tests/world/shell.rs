@@ -175,7 +175,7 @@ impl World {
                 Ok(Finished::Facts(self.facts()))
             }
             Work::Ask { fetch, .. } => Ok(Finished::Answers(Box::new(self.answers(*fetch)))),
-            Work::ReadManifest { source, expected } => self.read_manifest(source, expected.as_ref().map(|e| e.counter)),
+            Work::ReadManifest { source, .. } => self.read_manifest(source),
             Work::Install { update } => {
                 let counter = update.release.counter;
                 if self.region.releases.get(&counter) == Some(&Quality::Corrupt) {
@@ -210,15 +210,17 @@ impl World {
         Answers { documents, surroundings: self.around.clone() }
     }
 
-    fn read_manifest(&self, source: &Source, expected: Option<u64>) -> Result<Finished, Failure> {
+    fn read_manifest(&self, source: &Source) -> Result<Finished, Failure> {
         let Source::Urls(urls) = source else { return Err(Failure::new(Reason::Truncated, "no such file")) };
         if self.region.weather == super::action::Weather::Silent {
             return Err(Failure::new(Reason::Network, "no route"));
         }
-        // What a liar names with a high counter is the genuine release 1.
-        let newest = self.region.newest();
-        let counter =
-            expected.filter(|_| !urls.is_empty()).map_or(newest, |counter| if counter > newest { 1 } else { counter });
+        // Whatever a document said about it, what lies at an address is what the release keys signed.
+        let there = urls.iter().find_map(|url| url.strip_suffix(".bundle")?.parse().ok());
+        let counter = there.unwrap_or(self.region.newest());
+        if !self.region.releases.contains_key(&counter) {
+            return Err(Failure::new(Reason::KeyUnknown, "not signed by the release keys"));
+        }
         Ok(Finished::Manifest(Box::new(manifest(counter))))
     }
 
