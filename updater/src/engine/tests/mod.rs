@@ -15,6 +15,7 @@ use updater_core::status::{StateName, Status};
 use super::{Command, Handle, Reply, spawn};
 use world::World;
 
+mod trust;
 mod world;
 
 /// Waits until the status satisfies `wanted`; fails with what was seen last.

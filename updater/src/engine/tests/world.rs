@@ -1,6 +1,6 @@
 //! A device in memory: every seam of the engine over shared, inspectable state, with faults on demand.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -40,22 +40,26 @@ pub(super) struct World {
     pub installer_waits: AtomicBool,
     pub approval: Mutex<Option<Vec<u8>>>,
     pub channel: Vec<u8>,
+    pub recall: Mutex<Option<Vec<u8>>>,
+    /// Trust roots that the server has, by version.
+    pub roots: Mutex<BTreeMap<u64, Vec<u8>>>,
     pub manifest: VerifiedManifest,
     start: Instant,
-    trust: Arc<TrustStore>,
+    pub trust: Arc<TrustStore>,
+    _folder: tempfile::TempDir,
 }
 
-fn key(seed: u8) -> PrivateKey {
+pub(super) fn key(seed: u8) -> PrivateKey {
     PrivateKey::from_seed(&[seed; 32])
 }
 
-fn sign(kind: &str, payload: Vec<u8>, by: &PrivateKey) -> Vec<u8> {
+pub(super) fn sign(kind: &str, payload: Vec<u8>, by: &PrivateKey) -> Vec<u8> {
     let mut envelope = Dsse::new(kind, payload);
     envelope.sign(by).unwrap();
     envelope.to_bytes().unwrap()
 }
 
-fn role(key: &PrivateKey) -> Role {
+pub(super) fn role(key: &PrivateKey) -> Role {
     Role { keys: vec![key.public().unwrap().id().to_string()], threshold: 1 }
 }
 
@@ -133,6 +137,7 @@ impl World {
     /// A device that runs a confirmed slot a; release 2 is published and approved.
     pub fn new() -> Arc<Self> {
         let manifest = manifest();
+        let folder = tempfile::tempdir().unwrap();
         let release =
             ChannelRelease { release: manifest.release(), size: 1, urls: vec!["b".into()], deltas: Vec::new() };
         let channel = Channel {
@@ -156,9 +161,12 @@ impl World {
             installer_waits: AtomicBool::new(false),
             approval: Mutex::new(Some(approval(manifest.release(), RolloutState::Rolling, 3))),
             channel: sign(CHANNEL_TYPE, channel.to_bytes().unwrap(), &key(2)),
+            recall: Mutex::default(),
+            roots: Mutex::default(),
             manifest,
             start: Instant::now(),
-            trust: Arc::new(TrustStore::of(trust_root(), std::path::Path::new("/nonexistent"))),
+            trust: Arc::new(TrustStore::of(trust_root(), folder.path())),
+            _folder: folder,
         })
     }
 
@@ -268,13 +276,20 @@ impl ReleaseSource for World {
     }
 
     fn recall<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Envelope, DocumentError>> {
-        Box::pin(async { Err(Self::nothing()) })
+        let served = self.recall.lock().unwrap().clone();
+        Box::pin(async move { Self::served(served) })
+    }
+
+    fn trust(&self, version: u64) -> BoxFuture<'_, Result<Envelope, DocumentError>> {
+        let served = self.roots.lock().unwrap().get(&version).cloned();
+        Box::pin(async move { Self::served(served) })
     }
 }
 
 impl World {
-    fn nothing() -> DocumentError {
-        DocumentError { reason: Reason::NoUpdate, detail: "404".into(), retry_after: None }
+    fn served(document: Option<Vec<u8>>) -> Result<Envelope, DocumentError> {
+        let none = || DocumentError { reason: Reason::NoUpdate, detail: "404".into(), retry_after: None };
+        document.map(|bytes| Envelope { bytes, origin: "memory".into(), live: true }).ok_or_else(none)
     }
 }
 
