@@ -10,6 +10,7 @@
 )]
 
 mod common;
+#[allow(dead_code, reason = "another test uses the rest")]
 mod sim;
 
 use serde_json::Value;

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bundle::approval::{APPROVAL_TYPE, Approval, Entry, ReleaseRef, RolloutState};
@@ -32,7 +33,8 @@ pub struct Said {
 pub struct World {
     /// The device.
     pub folder: tempfile::TempDir,
-    tree: tempfile::TempDir,
+    /// What the server serves; several devices may share it.
+    pub tree: Rc<tempfile::TempDir>,
     bus: Option<(Child, String)>,
     daemon: Option<Child>,
     releases: Vec<ChannelRelease>,
@@ -42,7 +44,12 @@ pub struct World {
 impl World {
     /// A fresh device running slot a, a bus, an empty served tree.
     pub fn new() -> Self {
-        let (folder, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        Self::served_by(Rc::new(tempfile::tempdir().unwrap()))
+    }
+
+    /// Another device of the same fleet.
+    pub fn served_by(tree: Rc<tempfile::TempDir>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let world = Self { bus: Some(bus(&folder)), folder, tree, daemon: None, releases: Vec::new(), approvals: 0 };
         let trust = world.tree.path().join("trust.dsse.json");
         fs::write(&trust, signed(TRUST_TYPE, &trust_root().to_bytes().unwrap())).unwrap();
@@ -99,15 +106,20 @@ impl World {
     /// The region says something about a release.
     pub fn approve(&mut self, counter: u64, threshold_bp: u16, state: &str) {
         self.approvals += 1;
+        self.approve_as(self.approvals, 24, counter, threshold_bp, state);
+    }
+
+    /// The same, as that version, expiring in so many hours.
+    pub fn approve_as(&self, version: u64, hours: i64, counter: u64, threshold_bp: u16, state: &str) {
         let release = self.releases.iter().find(|r| r.release.counter == counter).unwrap().release.clone();
         let approval = Approval {
             kind: "approval/v1".into(),
             region: "eu-west".into(),
             channel: "stable".into(),
             epoch: 1,
-            version: self.approvals,
-            issued: Timestamp::now(),
-            expires: Timestamp::now() + SignedDuration::from_hours(24),
+            version,
+            issued: Timestamp::now() - SignedDuration::from_hours(48),
+            expires: Timestamp::now() + SignedDuration::from_hours(hours),
             max_stale_seconds: 3600,
             entries: vec![Entry {
                 rollout: "test".into(),
@@ -124,6 +136,12 @@ impl World {
             crit: Vec::new(),
         };
         self.write("approvals/eu-west/stable.dsse.json", &signed(APPROVAL_TYPE, &approval.to_bytes().unwrap()));
+    }
+
+    /// The server loses a file or folder.
+    pub fn unpublish(&self, path: &str) {
+        let path = self.tree.path().join(path);
+        fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path)).unwrap();
     }
 
     fn write(&self, path: &str, bytes: &[u8]) {
@@ -248,7 +266,8 @@ fn end_bus(bus: Option<(Child, String)>) {
     }
 }
 
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
+/// Waits for a condition.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
         assert!(began.elapsed() < DEADLINE, "waited in vain until {what}");
