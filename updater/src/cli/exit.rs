@@ -86,6 +86,7 @@ pub fn exit_of(reason: Reason) -> Exit {
         | Reason::RolloutHalted
         | Reason::Held
         | Reason::Pinned
+        | Reason::Recalled
         | Reason::SteppingStoneRequired
         | Reason::BlockedAfterFallback
         | Reason::WindowClosed
