@@ -148,6 +148,27 @@ async fn a_delta_damaged_on_its_way_or_cut_off_costs_what_is_damaged() {
 }
 
 #[tokio::test]
+async fn one_wrong_byte_anywhere_in_the_first_answer_is_asked_for_again() {
+    let bench = Bench::new();
+    let envelope = release::Release::open(&bench.new).envelope.len() as u64;
+    // In the recipes and in the first patches.
+    for place in [envelope.next_multiple_of(512) + 1024 + 30, 20_000, 60_000] {
+        let mut once = Some(place);
+        bench.server.plan(move |request, _| match request.range {
+            Some((start, end)) if once.is_some_and(|at| (start..end).contains(&at)) => {
+                Fault::Flip(once.take().unwrap())
+            }
+            _ => Fault::None,
+        });
+        bench.install(Some(&bench.offer), Some(0)).await.unwrap_or_else(|error| panic!("at {place}: {error}"));
+        bench.assert_right();
+        fs::remove_file(bench.path("b/rootfs")).unwrap();
+        fs::remove_dir_all(bench.path("state")).unwrap();
+    }
+    assert_eq!(bench.asked_for("2.bundle"), 0);
+}
+
+#[tokio::test]
 async fn a_line_that_breaks_fails_the_install_which_goes_on_by_delta() {
     let bench = Bench::new();
     bench.server.plan(|request, number| match request.path.as_str() {

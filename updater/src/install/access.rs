@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf as _, Bytes};
 use tokio::sync::mpsc;
@@ -86,7 +86,10 @@ async fn open_web(mirrors: Mirrors, patience: Patience) -> Result<Access, Error>
                 while let Ok(Some(bytes)) = stream.next().await {
                     first.extend_from_slice(&bytes);
                 }
-                return Ok(Access::Ranged(Arc::new(Primed { first: first.into(), rest: Arc::new(mirrors) })));
+                return Ok(Access::Ranged(Arc::new(Primed {
+                    first: Mutex::new(first.into()),
+                    rest: Arc::new(mirrors),
+                })));
             }
             Err(error) => {
                 failures += 1;
@@ -96,16 +99,24 @@ async fn open_web(mirrors: Mirrors, patience: Patience) -> Result<Access, Error>
     }
 }
 
-/// A file the first bytes of which were fetched with the first answer: nothing is asked for twice.
+/// A file the first bytes of which were fetched with the first answer: nothing is asked for twice, unless something
+/// came wrong.
 struct Primed {
-    first: Bytes,
+    first: Mutex<Bytes>,
     rest: Arc<Mirrors>,
+}
+
+impl Primed {
+    fn first(&self) -> MutexGuard<'_, Bytes> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl RangeSource for Primed {
     fn open(&self, start: u64, end: u64) -> BoxFuture<'_, Result<Box<dyn ByteStream>, FetchError>> {
-        let within = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(self.first.len());
-        let known = self.first.slice(within(start)..within(end));
+        let first = self.first().clone();
+        let within = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(first.len());
+        let known = first.slice(within(start)..within(end));
         if known.is_empty() {
             return self.rest.open(start, end);
         }
@@ -115,6 +126,8 @@ impl RangeSource for Primed {
     }
 
     fn failed(&self, error: &FetchError) {
+        // It may be these bytes that were wrong.
+        self.first().clear();
         self.rest.failed(error);
     }
 
