@@ -115,9 +115,10 @@ update() {
         "casync extract --store=$BASE_URL/casync.castr --seed=$A --seed-output=no $BASE_URL/$new.caibx $B" "$before" "$after"
     add_case "$group" "flipside, no delta" "$(flipside "$new")" "$before" "$after"
     if [ -e "$PRODUCTS/$name.delta" ]; then
-        local from delta
+        local from recipes delta
         from=$("$BUNDLE_TOOL" inspect --json "$PRODUCTS/$old.bundle" | jq -r .manifest_sha256)
-        delta="--from $from --delta $BASE_URL/$name.delta --delta-size $(size_of "$PRODUCTS/$name.delta")"
+        recipes=$(tar xOf "$PRODUCTS/$name.delta" delta.recipes | sha256sum | cut -d' ' -f1)
+        delta="--from $from --recipes $recipes --delta $BASE_URL/$name.delta --delta-size $(size_of "$PRODUCTS/$name.delta")"
         add_case "$group" "flipside, delta" "$(flipside "$new" "$delta")" "$before" "$after"
         add_case "$group" "flipside, delta, and read back" "$(flipside "$new" "$delta" --read-back)" "$before" "$after"
     fi

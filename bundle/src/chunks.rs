@@ -10,9 +10,13 @@
 use crate::binary::{Cursor, TooShort, fixed};
 use crate::reason::Reason;
 
+#[cfg(feature = "cut")]
+mod cut;
 mod known;
 mod reader;
 
+#[cfg(feature = "cut")]
+pub use cut::{Method, cut};
 pub use known::{KnownChunks, Piece};
 pub use reader::{ChunksReader, read_group};
 

@@ -53,8 +53,11 @@ struct Args {
     #[arg(long, default_value_t = 0)]
     delta_size: u64,
     /// Manifest digest of the release in the other slot
-    #[arg(long)]
+    #[arg(long, requires = "recipes")]
     from: Option<String>,
+    /// SHA-256 of the delta's recipes, as the channel names it
+    #[arg(long)]
+    recipes: Option<String>,
 }
 
 impl Args {
@@ -71,6 +74,7 @@ impl Args {
             base: None,
             trust: Arc::new(move || Ok(trust.clone())),
             patience: Patience::default(),
+            fallback_limit: None,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         }))
     }
@@ -84,9 +88,10 @@ impl Args {
     }
 
     fn offer(&self) -> anyhow::Result<Option<DeltaOffer>> {
-        let (Some(url), Some(from)) = (&self.delta, &self.from) else { return Ok(None) };
-        let from = from.parse().map_err(|_| anyhow!("{from} is not a manifest digest"))?;
-        Ok(Some(DeltaOffer { from, size: self.delta_size, urls: vec![url.clone()] }))
+        let (Some(url), Some(from), Some(recipes)) = (&self.delta, &self.from, &self.recipes) else { return Ok(None) };
+        let digest = |text: &String| text.parse().map_err(|_| anyhow!("{text} is not a digest"));
+        let (from, recipes_sha256) = (digest(from)?, Some(digest(recipes)?));
+        Ok(Some(DeltaOffer { from, size: self.delta_size, urls: vec![url.clone()], recipes_sha256 }))
     }
 
     fn request(&self, release: ReleaseRef) -> anyhow::Result<InstallRequest> {

@@ -1,4 +1,4 @@
-//! Installs into real block devices (loop devices, as root): bit for bit, used ones refused, killed at any moment.
+//! Installs into real block devices (loop devices, as root): bit for bit, used ones refused.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,10 +12,8 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use bundle::manifest::ImageKind;
 use bundle::reason::Reason;
@@ -126,53 +124,21 @@ impl Exclusive for fs::OpenOptions {
     }
 }
 
-/// Not a test of its own: the process that `killed_at_any_moment…` kills.
 #[tokio::test]
-async fn child() {
-    let Ok(job) = std::env::var("FLIPSIDE_TEST_CHILD") else { return };
-    let [state, device, url, release]: [&str; 4] = job.split('\n').collect::<Vec<_>>().try_into().unwrap();
-    let pipeline = pipeline(Path::new(state), Path::new(device));
-    let (sink, _seen) = watch::channel(None);
-    let request = site::request(&serde_json::from_str(release).unwrap(), Source::Urls(vec![url.to_owned()]));
-    pipeline.install(&request, &sink, &Cancel::new()).await.unwrap();
-    pipeline.verify(&request, &sink, &Cancel::new()).await.unwrap();
-}
-
-#[test]
-fn killed_at_any_moment_it_goes_on_without_fetching_again() {
-    const KILLS: u32 = 12;
+async fn the_read_back_is_of_the_medium_and_not_of_memory() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(device) = Loop::over(&dir.path().join("disk"), 80 * MIB) else { return };
-    let release = rootfs(dir.path(), "x.bundle", 1, &noise(64 << 20, 5));
-    let server = Server::new(dir.path().join("www"));
-    let job = [
-        dir.path().join("state").display().to_string(),
-        device.device.display().to_string(),
-        server.url("x.bundle"),
-        serde_json::to_string(&release.release).unwrap(),
-    ]
-    .join("\n");
-    let start = || {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "child"]).env("FLIPSIDE_TEST_CHILD", &job).stdout(Stdio::null()).process_group(0);
-        command.spawn().unwrap()
-    };
-    let size = fs::metadata(&release.path).unwrap().len();
-    for kill in 0..KILLS {
-        let mut child = start();
-        // Killed when a growing share of the bundle has gone out, not after a time: slow machines kill there, too.
-        let enough = size * u64::from(kill + 1) / u64::from(KILLS + 1);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while server.sent() < enough && child.try_wait().unwrap().is_none() && Instant::now() < deadline {
-            std::thread::yield_now();
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    assert!(start().wait().unwrap().success());
-    assert_eq!(digest_of(&device.device, 64 * MIB), release.manifest.images[0].sha256);
-    // In flight at a kill: partly received frames, frames in queues and socket buffers, and the first request.
-    let (sent, each) = (server.sent(), (server.sent().saturating_sub(size)) / u64::from(KILLS));
-    eprintln!("bundle {size}, sent {sent}: {each} bytes again per kill");
-    assert!(each < 12 * MIB, "{each} bytes per kill");
+    let disk = dir.path().join("disk");
+    let Some(device) = Loop::over(&disk, 16 * MIB) else { return };
+    let release = rootfs(dir.path(), "x.bundle", 1, &noise(8 << 20, 6));
+    let pipeline = pipeline(&dir.path().join("state"), &device.device);
+    install(&pipeline, &release, Source::Path(release.path.display().to_string())).await.unwrap();
+    // All of it is in memory now, and the medium changes behind its back.
+    assert_eq!(digest_of(&device.device, 8 * MIB), release.manifest.images[0].sha256);
+    let medium = fs::OpenOptions::new().write(true).open(&disk).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&medium, &[0x5a; 4096], 3 * MIB).unwrap();
+    medium.sync_all().unwrap();
+    let (sink, _seen) = watch::channel(None);
+    let request = site::request(&release.release, Source::Path(release.path.display().to_string()));
+    let error = pipeline.verify(&request, &sink, &Cancel::new()).await.unwrap_err();
+    assert_eq!(error.reason, Reason::ImageMismatch, "{error}");
 }

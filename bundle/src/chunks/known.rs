@@ -41,15 +41,39 @@ impl KnownChunks {
             let group = group?;
             let mut bytes = vec![0; usize::try_from(group.records_len()).unwrap_or(0)];
             records.read_exact(&mut bytes)?;
-            known.groups.entry(group.id).or_insert(at);
-            for chunk in read_group(&group, &bytes)? {
-                if known.chunks.len() < MAX_KNOWN {
-                    known.chunks.entry(chunk.address).or_insert((at, chunk.len));
-                }
-                at += u64::from(chunk.len);
-            }
+            known.add(at, group, &read_group(&group, &bytes)?);
+            at += u64::from(group.raw_len);
         }
         Ok(known)
+    }
+
+    /// Cuts the image a device runs as the new one was cut, and so knows it, whatever way it came there: from the
+    /// factory, by delta, by hand. `size` may go beyond the image, to the end of its partition.
+    ///
+    /// # Errors
+    /// When the image can not be read.
+    #[cfg(feature = "cut")]
+    pub fn of_image(input: impl Read, size: u64, method: super::Method) -> std::io::Result<Self> {
+        let mut known = Self::default();
+        let mut at = 0u64;
+        super::cut(input, size, method, |group, records| {
+            // Cut here and now, so it reads back; if it did not, it would only not be known.
+            known.add(at, group, &read_group(&group, records).unwrap_or_default());
+            at += u64::from(group.raw_len);
+        })?;
+        Ok(known)
+    }
+
+    fn add(&mut self, mut at: u64, group: Group, chunks: &[Chunk]) {
+        if self.groups.len() < MAX_KNOWN {
+            self.groups.entry(group.id).or_insert(at);
+        }
+        for chunk in chunks {
+            if self.chunks.len() < MAX_KNOWN {
+                self.chunks.entry(chunk.address).or_insert((at, chunk.len));
+            }
+            at += u64::from(chunk.len);
+        }
     }
 
     /// Where the whole of a group stands; none: fetch its chunk records and ask for each.

@@ -33,6 +33,20 @@ fn cut(raw: &[u8], method: ChunkMethod) -> (Vec<u8>, Image) {
     (member, image)
 }
 
+#[test]
+fn a_device_knows_its_image_without_the_member() {
+    let raw = noise(3 << 20, 9);
+    for method in [ChunkMethod::FastCdc(4 << 10), ChunkMethod::Blocks(4096)] {
+        let (member, image) = cut(&raw, method);
+        let (kept, own) = (known(&member, &image), KnownChunks::of_image(raw.as_slice(), u64::MAX, method).unwrap());
+        for group in ChunksReader::new(member.as_slice(), &image).unwrap() {
+            let group = group.unwrap();
+            assert!(kept.group(&group, 0).is_some());
+            assert_eq!(kept.group(&group, 0), own.group(&group, 0));
+        }
+    }
+}
+
 fn known(member: &[u8], image: &Image) -> KnownChunks {
     let offset = ChunksReader::new(member, image).unwrap().header().chunks_offset() as usize;
     KnownChunks::read(member, &member[offset..], image).unwrap()

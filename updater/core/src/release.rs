@@ -42,6 +42,9 @@ pub struct DeltaOffer {
     pub size: u64,
     /// Web addresses, first choice first.
     pub urls: Vec<String>,
+    /// SHA-256 of its recipes, as the signed channel names it; without it the delta is not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipes_sha256: Option<bundle::digest::Digest>,
 }
 
 /// What an operator asked for beyond what the configured mode does by itself.

@@ -133,6 +133,8 @@ fragment! {
         idle_timeout_seconds: u64,
         /// Bytes per second below which a link is dead.
         minimum_bytes_per_second: u64,
+        /// Bytes per second that updates keep below.
+        maximum_bytes_per_second: u64,
         /// PEM file with a client certificate and its key.
         identity_file: PathBuf,
         /// Proxy for all requests.
@@ -243,6 +245,8 @@ fragment! {
         avoid_metered: bool,
         /// Charge below which nothing is started on battery, percent.
         minimum_battery_percent: u8,
+        /// Most that is fetched in full when a delta does not do, MB.
+        delta_fallback_megabytes: u64,
     }
 }
 

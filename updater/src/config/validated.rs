@@ -75,6 +75,8 @@ pub struct Source {
     pub idle_timeout: Duration,
     /// Bytes per second below which a link is dead.
     pub minimum_bytes_per_second: u64,
+    /// Bytes per second that all transfers together keep below; `None`: as fast as it goes.
+    pub maximum_bytes_per_second: Option<u64>,
     /// PEM file with a client certificate and its key.
     pub identity_file: Option<PathBuf>,
     /// Proxy for all requests; `None`: no proxy, whatever the environment says.
@@ -189,6 +191,8 @@ pub struct Limits {
     pub avoid_metered: bool,
     /// Charge below which nothing is started on battery, percent.
     pub minimum_battery_percent: u8,
+    /// Bytes that may be fetched in full when a delta was offered and does not make everything; `None`: any amount.
+    pub delta_fallback: Option<u64>,
 }
 
 type Problems = Vec<(Severity, String)>;
@@ -259,6 +263,7 @@ impl Config {
             limits: Limits {
                 avoid_metered: limits.avoid_metered.unwrap_or(true),
                 minimum_battery_percent: limits.minimum_battery_percent.unwrap_or(30),
+                delta_fallback: limits.delta_fallback_megabytes.map(|mb| mb.saturating_mul(1_000_000)),
             },
         };
         config.needs(&mut problems);
@@ -309,6 +314,7 @@ fn source(f: super::fragment::SourceFragment) -> Source {
         connect_timeout: seconds(f.connect_timeout_seconds, 15),
         idle_timeout: seconds(f.idle_timeout_seconds, 30),
         minimum_bytes_per_second: f.minimum_bytes_per_second.unwrap_or(1024),
+        maximum_bytes_per_second: f.maximum_bytes_per_second.filter(|rate| *rate > 0),
         identity_file: f.identity_file,
         proxy: f.proxy.filter(|p| !p.is_empty()),
     }

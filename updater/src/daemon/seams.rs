@@ -139,6 +139,7 @@ fn install(device: &Device, client: Client, trust: Arc<TrustStore>) -> Setup {
     Setup {
         finder: Finder { map, roots: device.roots(), root_device },
         releases: Releases::new(&device.state.join("releases")),
+        fallback_limit: device.loaded.config.limits.delta_fallback,
         client,
         base: device.loaded.config.source.url.clone(),
         trust: Arc::new(move || Ok((*trust.current()).clone())),
@@ -153,6 +154,7 @@ fn client(device: &Device) -> Result<Client, FetchError> {
         connect_timeout: source.connect_timeout,
         idle_timeout: source.idle_timeout,
         min_bytes_per_second: source.minimum_bytes_per_second,
+        max_bytes_per_second: source.maximum_bytes_per_second,
         ca_file: source.ca_file.clone(),
         identity_file: source.identity_file.clone(),
         proxy: source.proxy.clone(),

@@ -20,6 +20,7 @@ use updater_core::status::{Progress, StateName, Status};
 use super::work::{self, Context, blocking};
 use super::{Command, Reply, Seams, internal, persist_first};
 use crate::seams::{Cancel, ProgressSink};
+use crate::system::messages;
 
 /// How often progress reaches the status. Faster helps nobody; slower looks stuck.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(300);
@@ -235,7 +236,8 @@ impl Engine {
 
     fn log_passages(&mut self) {
         for passage in self.machine.take_passages() {
-            tracing::info!(from = passage.from.as_str(), to = passage.to.as_str(), "state");
+            let message_id = messages::reached(passage.to);
+            tracing::info!(from = passage.from.as_str(), to = passage.to.as_str(), message_id, "state");
         }
     }
 }

@@ -1,11 +1,13 @@
 //! An answer's body with its three limits: silence, a trickle, and an early end.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::Response;
 
 use super::error::FetchError;
+use super::throttle::Throttle;
 
 /// What a body must keep to.
 #[derive(Debug, Clone, Copy)]
@@ -27,13 +29,14 @@ pub struct Body {
     /// Bytes still to come, where the server announced a length.
     remaining: Option<u64>,
     rate: Rate,
+    throttle: Option<Arc<Throttle>>,
 }
 
 impl Body {
     /// The body of `response`.
-    pub(super) fn new(host: String, response: Response, limits: Limits) -> Self {
+    pub(super) fn new(host: String, response: Response, limits: Limits, throttle: Option<Arc<Throttle>>) -> Self {
         let remaining = response.content_length();
-        Self { host, response, limits, remaining, rate: Rate::new(limits) }
+        Self { host, response, limits, remaining, rate: Rate::new(limits), throttle }
     }
 
     /// The host it comes from.
@@ -70,6 +73,10 @@ impl Body {
         self.remaining = self.remaining.map(|left| left.saturating_sub(bytes.len() as u64));
         if self.rate.too_slow(asked.elapsed(), bytes.len()) {
             return Err(FetchError::TooSlow { host: self.host.clone(), floor: self.limits.floor });
+        }
+        // Behind the floor's clock: a rate that we ask for is no trickle of the server's.
+        if let Some(throttle) = &self.throttle {
+            throttle.pay(bytes.len()).await;
         }
         Ok(Some(bytes))
     }

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -12,6 +13,7 @@ use reqwest::{Response, StatusCode, Url, redirect};
 
 use super::body::{Body, Limits};
 use super::error::FetchError;
+use super::throttle::Throttle;
 
 /// Redirects followed for one request; the field's usual is one or two.
 const MAX_REDIRECTS: usize = 5;
@@ -27,6 +29,8 @@ pub struct Settings {
     pub min_bytes_per_second: u64,
     /// The time over which the rate is averaged.
     pub rate_window: Duration,
+    /// Bytes per second that all transfers together keep below; none: as fast as it goes.
+    pub max_bytes_per_second: Option<u64>,
     /// PEM file with the only certificate authorities to trust; none: those of the system.
     pub ca_file: Option<PathBuf>,
     /// PEM file with a client certificate and its key.
@@ -45,6 +49,7 @@ impl Default for Settings {
             idle_timeout: Duration::from_secs(60),
             min_bytes_per_second: 512,
             rate_window: Duration::from_secs(60),
+            max_bytes_per_second: None,
             ca_file: None,
             identity_file: None,
             proxy: None,
@@ -59,6 +64,7 @@ pub struct Client {
     /// None: only local files.
     inner: Option<reqwest::Client>,
     limits: Limits,
+    throttle: Option<Arc<Throttle>>,
 }
 
 impl Client {
@@ -90,7 +96,8 @@ impl Client {
         let inner = inner.map_err(|error| setup("building the client", &error))?;
         let limits =
             Limits { idle: settings.idle_timeout, floor: settings.min_bytes_per_second, window: settings.rate_window };
-        Ok(Self { inner: Some(inner), limits })
+        let throttle = settings.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate)));
+        Ok(Self { inner: Some(inner), limits, throttle })
     }
 
     /// A client with default settings; where not even that can be had, one for local files only. For a device whose
@@ -100,7 +107,7 @@ impl Client {
         let settings = Settings::default();
         let limits =
             Limits { idle: settings.idle_timeout, floor: settings.min_bytes_per_second, window: settings.rate_window };
-        Self::new(&settings).unwrap_or(Self { inner: None, limits })
+        Self::new(&settings).unwrap_or(Self { inner: None, limits, throttle: None })
     }
 
     /// Hands `body` to `url`; any successful status will do, and what the answer says does not matter.
@@ -125,7 +132,7 @@ impl Client {
         let response = self.answer(&host, request).await?;
         check_status(&host, &response)?;
         let head = Head { status: response.status(), headers: response.headers().clone() };
-        let body = Body::new(host, response, self.limits);
+        let body = Body::new(host, response, self.limits, self.throttle.clone());
         Ok((head, body))
     }
 
@@ -199,14 +206,19 @@ fn builder(settings: &Settings) -> Result<reqwest::ClientBuilder, FetchError> {
 /// Follows a redirect unless it leaves https or is one too many. reqwest itself drops `Authorization` when the host
 /// or port changes.
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
-    if attempt.previous().len() > MAX_REDIRECTS {
-        attempt.error("too many")
-    } else if from_https && attempt.url().scheme() != "https" {
-        attempt.error("it leaves https")
-    } else {
-        attempt.follow()
+    match refusal(attempt.previous(), attempt.url()) {
+        Some(why) => attempt.error(why),
+        None => attempt.follow(),
     }
+}
+
+/// Why a redirect is not followed.
+fn refusal(previous: &[Url], next: &Url) -> Option<&'static str> {
+    if previous.len() > MAX_REDIRECTS {
+        return Some("too many");
+    }
+    let from_https = previous.last().is_some_and(|url| url.scheme() == "https");
+    (from_https && next.scheme() != "https").then_some("it leaves https")
 }
 
 /// A success that is what it seems to be.
@@ -237,6 +249,18 @@ fn retry_after(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn redirects_never_leave_https_and_end() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let (plain, secure) = (url("http://h/x"), url("https://h/x"));
+        assert_eq!(refusal(&[plain.clone()], &secure), None);
+        assert_eq!(refusal(&[plain.clone()], &plain), None);
+        assert_eq!(refusal(&[secure.clone()], &secure), None);
+        assert_eq!(refusal(&[secure.clone()], &plain), Some("it leaves https"));
+        assert_eq!(refusal(&vec![secure.clone(); MAX_REDIRECTS], &secure), None);
+        assert_eq!(refusal(&vec![secure.clone(); MAX_REDIRECTS + 1], &secure), Some("too many"));
+    }
 
     #[test]
     fn retry_after_in_seconds_and_as_a_date() {

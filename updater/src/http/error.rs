@@ -131,6 +131,12 @@ impl FetchError {
         }
     }
 
+    /// Whether this file can not be had from here, however long one waits.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        !self.transient() && !matches!(self, Self::Cancelled)
+    }
+
     /// How long the server asked to be left alone.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

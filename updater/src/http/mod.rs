@@ -11,6 +11,7 @@ pub mod location;
 pub mod mirrors;
 pub mod retry;
 pub mod source;
+pub mod throttle;
 
 pub use client::{Client, Settings};
 pub use error::FetchError;

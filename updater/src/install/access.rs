@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf as _, Bytes};
 use tokio::sync::mpsc;
@@ -12,7 +12,7 @@ use updater_core::release::Source;
 use super::error::Error;
 use crate::http::mirrors::{Mirrors, Opened};
 use crate::http::retry::{Patience, pause_after};
-use crate::http::source::{ByteStream, LocalFile, RangeSource};
+use crate::http::source::{BoxFuture, ByteStream, LocalFile, RangeSource};
 use crate::http::{Client, FetchError, Location};
 
 /// First request: the envelope and, for most releases, every index. One round trip on a slow line; asked again by each
@@ -24,8 +24,8 @@ const WAITING_PIECES: usize = 4;
 
 /// An opened bundle.
 pub enum Access {
-    /// Any part can be read; here are the first bytes.
-    Ranged(Arc<dyn RangeSource>, Vec<u8>),
+    /// Any part can be read; the first bytes are here already.
+    Ranged(Arc<dyn RangeSource>),
     /// Only from start to end.
     Stream(Box<dyn Read + Send>),
 }
@@ -66,7 +66,7 @@ pub async fn open(client: &Client, places: Vec<Location>, patience: Patience) ->
             let failed = |source| FetchError::File { path: path.display().to_string(), source };
             let file = File::open(&path).map_err(failed)?;
             if file.metadata().map_err(failed)?.is_file() {
-                Ok(Access::Ranged(Arc::new(LocalFile::new(&path, file)), Vec::new()))
+                Ok(Access::Ranged(Arc::new(LocalFile::new(&path, file))))
             } else {
                 Ok(Access::Stream(Box::new(file)))
             }
@@ -86,13 +86,79 @@ async fn open_web(mirrors: Mirrors, patience: Patience) -> Result<Access, Error>
                 while let Ok(Some(bytes)) = stream.next().await {
                     first.extend_from_slice(&bytes);
                 }
-                return Ok(Access::Ranged(Arc::new(mirrors), first));
+                return Ok(Access::Ranged(Arc::new(Primed {
+                    first: Mutex::new(first.into()),
+                    rest: Arc::new(mirrors),
+                })));
             }
             Err(error) => {
                 failures += 1;
                 pause_after(&mirrors, patience, failures, error).await?;
             }
         }
+    }
+}
+
+/// A file the first bytes of which were fetched with the first answer: nothing is asked for twice, unless something
+/// came wrong.
+struct Primed {
+    first: Mutex<Bytes>,
+    rest: Arc<Mirrors>,
+}
+
+impl Primed {
+    fn first(&self) -> MutexGuard<'_, Bytes> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RangeSource for Primed {
+    fn open(&self, start: u64, end: u64) -> BoxFuture<'_, Result<Box<dyn ByteStream>, FetchError>> {
+        let first = self.first().clone();
+        let within = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(first.len());
+        let known = first.slice(within(start)..within(end));
+        if known.is_empty() {
+            return self.rest.open(start, end);
+        }
+        let position = start + known.len() as u64;
+        let stream = PrimedStream { known: Some(known), rest: Arc::clone(&self.rest), position, end, stream: None };
+        Box::pin(async move { Ok(Box::new(stream) as Box<dyn ByteStream>) })
+    }
+
+    fn failed(&self, error: &FetchError) {
+        // It may be these bytes that were wrong.
+        self.first().clear();
+        self.rest.failed(error);
+    }
+
+    fn places(&self) -> usize {
+        self.rest.places()
+    }
+}
+
+struct PrimedStream {
+    known: Option<Bytes>,
+    rest: Arc<Mirrors>,
+    position: u64,
+    end: u64,
+    stream: Option<Box<dyn ByteStream>>,
+}
+
+impl ByteStream for PrimedStream {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, FetchError>> {
+        Box::pin(async move {
+            if let Some(known) = self.known.take() {
+                return Ok(Some(known));
+            }
+            if self.position >= self.end {
+                return Ok(None);
+            }
+            let stream = match &mut self.stream {
+                Some(stream) => stream,
+                None => self.stream.insert(self.rest.open(self.position, self.end).await?),
+            };
+            stream.next().await
+        })
     }
 }
 

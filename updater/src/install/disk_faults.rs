@@ -14,9 +14,10 @@ use updater_core::status::ProgressPhase;
 
 use super::error::Error;
 use super::faulty::{Fault, Memory};
+use super::fetch::Member;
 use super::halt::Halt;
 use super::meter::Meter;
-use super::pipeline::{self, Crew, Work};
+use super::pipeline::{self, Allowance, Crew, Plan, Work};
 use super::readback;
 use super::target::SlotIo;
 use crate::http::FetchError;
@@ -110,9 +111,14 @@ async fn install(made: &Made, io: Arc<Memory>, cancel: &Cancel) -> Result<(), Er
         image: made.image.clone(),
         index: made.dir.path().join("index"),
         frame_size: FRAME,
-        source: Arc::clone(&made.payload) as Arc<dyn RangeSource>,
+        bundle: Some(Member { source: Arc::clone(&made.payload) as Arc<dyn RangeSource>, base: 0 }),
+        delta: None,
+        old: None,
+        plan: Plan::Bundle,
+        only: None,
+        left: Arc::default(),
+        allowance: Arc::new(Allowance::new(None)),
         patience: Patience::default(),
-        base: 0,
         halt: Halt::new(cancel),
         meter: Meter::new(&sink, ProgressPhase::Writing, made.image.size),
         crew: Crew { fetchers: 3, writers: 2, scanners: 2 },

@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
 
+use bundle::delta::DeltaError;
 use bundle::digest::Digest;
 use bundle::frame::FrameError;
 use bundle::index::IndexError;
@@ -123,6 +124,12 @@ pub enum Error {
     /// The release's manifest is not kept here any more.
     #[error("nothing is known here about release {0}")]
     Unknown(Digest),
+    /// A delta was offered, could not make everything, and the rest is more than may be fetched instead.
+    #[error("the delta does not make everything, and the rest is more than limits.delta_fallback_megabytes allows")]
+    OverAllowance,
+    /// The delta is of no use.
+    #[error("the delta")]
+    Delta(#[from] DeltaError),
     /// A pipe can be read once.
     #[error("the pipe {0} was read already; name it again")]
     PipeGone(String),
@@ -146,6 +153,8 @@ impl Error {
             Self::OtherRelease { .. } => Reason::SignatureInvalid,
             Self::Index { source, .. } => source.reason(),
             Self::Frame { source, .. } => source.reason(),
+            Self::Delta(error) => error.reason(),
+            Self::OverAllowance => Reason::FrameMismatch,
             Self::Image { .. } => Reason::ImageMismatch,
             Self::Target { source, .. } | Self::Spool { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::NoSpace,

@@ -1,9 +1,9 @@
 //! Fetches runs of frames and hands each frame on as soon as it is whole.
 //!
-//! Several of these run at once, each over its own kept connection. A frame that does not match the signed index is
-//! asked for again, from the next mirror if there is one: a bad byte on one server must not fail an install.
+//! Several of these run at once, each over its own kept connection. Bytes that do not match their digest are asked for
+//! again, from the next mirror if there is one: a bad byte on one server must not fail an install.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bundle::digest::Digest;
 use bundle::frame::FrameError;
@@ -12,8 +12,10 @@ use bytes::{Buf as _, Bytes};
 use tokio::sync::mpsc;
 
 use super::error::Error;
+use super::frames::FrameSet;
 use super::meter::Meter;
-use super::plan::{Frame, Run};
+use super::plan::{From, Run, Task};
+use super::way::Way;
 use crate::http::FetchError;
 use crate::http::retry::{Patience, Reader};
 use crate::http::source::RangeSource;
@@ -23,9 +25,9 @@ const WRONG_FRAMES: usize = 2;
 
 /// A frame on its way to a worker.
 pub struct Job {
-    /// Which.
-    pub frame: Frame,
-    /// Its bytes as stored, equal in digest to the index.
+    /// Which, and how it comes.
+    pub task: Task,
+    /// What was fetched for it, equal in digest to what is named there.
     pub stored: Vec<u8>,
 }
 
@@ -57,70 +59,136 @@ impl Pool {
 
     /// Gives a buffer back.
     pub fn give(&self, buffer: Vec<u8>) {
+        // What needed no fetching came without one.
+        if buffer.capacity() == 0 {
+            return;
+        }
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
     }
 }
 
+/// A member to fetch from.
+#[derive(Clone)]
+pub struct Member {
+    /// The file it is in.
+    pub source: Arc<dyn RangeSource>,
+    /// Where it starts there, bytes.
+    pub base: u64,
+}
+
 /// What a fetcher works with.
 pub struct Fetcher<'a> {
-    /// Where the bundle is.
-    pub source: &'a dyn RangeSource,
-    /// Patience with it.
+    /// The payload of the image in the bundle; none: such frames go into `left`.
+    pub bundle: Option<&'a Member>,
+    /// The patch of the image in the delta; none: such frames go into `left`.
+    pub delta: Option<&'a Member>,
+    /// Patience with either.
     pub patience: Patience,
-    /// Where the payload of the image starts in the bundle, bytes.
-    pub base: u64,
     /// Name of the image, for messages.
     pub image: &'a str,
     /// Told of fetched bytes.
     pub meter: &'a Meter,
     /// Used buffers.
     pub pool: &'a Pool,
+    /// Frames that have to come some other way.
+    pub left: &'a FrameSet,
 }
 
 impl Fetcher<'_> {
-    /// Fetches one run.
+    /// Brings one run.
     ///
     /// # Errors
     /// [`Error`]; a closed `jobs` is no error, because then somebody else has one.
-    pub async fn run(&self, run: &Run, jobs: &mpsc::Sender<Job>) -> Result<(), Error> {
-        let mut bytes = self.reader(run.start(), run.end());
-        let mut position = run.start();
-        for frame in &run.frames {
-            let mut stored = self.pool.take();
-            bytes.skip(self.meter, frame.record.offset - position).await?;
-            bytes.fill(self.meter, &mut stored, frame.record.stored_len as usize).await?;
-            position = frame.record.offset + u64::from(frame.record.stored_len);
-            if Digest::of(&stored) != frame.record.stored_sha256 {
-                self.again(frame, &mut stored).await?;
-                // What follows in this stream is as doubtful; the next mirror is in use now.
-                bytes = self.reader(position, run.end());
+    pub async fn run(&self, run: Run, jobs: &mpsc::Sender<Job>) -> Result<(), Error> {
+        let member = match run.from {
+            From::Bundle => self.bundle,
+            From::Delta => self.delta,
+            From::Here => {
+                for task in run.tasks {
+                    if jobs.send(Job { task, stored: Vec::new() }).await.is_err() {
+                        break;
+                    }
+                }
+                return Ok(());
             }
-            if jobs.send(Job { frame: *frame, stored }).await.is_err() {
+        };
+        let numbers: Vec<u64> = run.tasks.iter().map(|task| task.frame.number).collect();
+        let leave = || numbers.iter().for_each(|number| self.left.add(*number));
+        let Some(member) = member else {
+            leave();
+            return Ok(());
+        };
+        let from = run.from;
+        match self.fetch(member, run, jobs).await {
+            // The delta is gone, and waiting does not bring it back: the bundle has these frames, too. What may pass
+            // fails the install, which then goes on with the delta.
+            Err(Error::Fetch(error)) if from == From::Delta && error.is_final() => {
+                tracing::warn!(%error, image = self.image, frames = numbers.len(), "the delta is not to be had");
+                leave();
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    async fn fetch(&self, member: &Member, run: Run, jobs: &mpsc::Sender<Job>) -> Result<(), Error> {
+        let end = run.end();
+        let mut position = run.start();
+        let mut bytes = self.reader(member, position, end);
+        for task in run.tasks {
+            let mut stored = self.pool.take();
+            let (start, len) = task.place();
+            bytes.skip(self.meter, start.saturating_sub(position)).await?;
+            bytes.fill(self.meter, &mut stored, len as usize).await?;
+            position = start + u64::from(len);
+            if !is_right(&task, &stored) {
+                let mended = self.again(member, &task, &mut stored).await?;
+                // What follows in this stream is as doubtful; the next mirror is in use now.
+                bytes = self.reader(member, position, end);
+                if !mended {
+                    self.left.add(task.frame.number);
+                    self.pool.give(stored);
+                    continue;
+                }
+            }
+            if jobs.send(Job { task, stored }).await.is_err() {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    fn reader(&self, start: u64, end: u64) -> Stream<'_> {
-        let reader = Reader::new(self.source, self.patience, self.base + start, self.base + end);
+    fn reader<'a>(&'a self, member: &'a Member, start: u64, end: u64) -> Stream<'a> {
+        let reader = Reader::new(member.source.as_ref(), self.patience, member.base + start, member.base + end);
         Stream { reader, rest: Bytes::new() }
     }
 
-    /// Asks for a frame that came wrong again.
-    async fn again(&self, frame: &Frame, stored: &mut Vec<u8>) -> Result<(), Error> {
-        let (start, len) = (frame.record.offset, frame.record.stored_len);
-        for attempt in 0..WRONG_FRAMES * self.source.places() {
-            tracing::warn!(frame = frame.number, image = self.image, attempt, "a frame came wrong; asking again");
-            self.source.failed(&FetchError::WrongRange { host: "the server".into() });
+    /// Asks again for what came wrong; false when it stays wrong and there is another way.
+    async fn again(&self, member: &Member, task: &Task, stored: &mut Vec<u8>) -> Result<bool, Error> {
+        let ((start, len), number) = (task.place(), task.frame.number);
+        for attempt in 0..WRONG_FRAMES * member.source.places() {
+            tracing::warn!(frame = number, image = self.image, attempt, "a frame came wrong; asking again");
+            member.source.failed(&FetchError::WrongRange { host: "the server".into() });
             stored.clear();
-            self.reader(start, start + u64::from(len)).fill(self.meter, stored, len as usize).await?;
-            if Digest::of(stored) == frame.record.stored_sha256 {
-                return Ok(());
+            self.reader(member, start, start + u64::from(len)).fill(self.meter, stored, len as usize).await?;
+            if is_right(task, stored) {
+                return Ok(true);
             }
         }
-        Err(Error::Frame { image: self.image.to_owned(), number: frame.number, source: FrameError::Stored })
+        match task.way {
+            Way::Bundle => Err(Error::Frame { image: self.image.to_owned(), number, source: FrameError::Stored }),
+            _ => Ok(false),
+        }
     }
+}
+
+/// Whether this is what the signed index, or the signed recipes, name.
+fn is_right(task: &Task, stored: &[u8]) -> bool {
+    let expected = match &task.way {
+        Way::Patch { sha256, .. } => sha256,
+        _ => &task.frame.record.stored_sha256,
+    };
+    Digest::of(stored) == *expected
 }
 
 /// A range as one stream of bytes.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use bundle::approval::ReleaseRef;
 use bundle::digest::Digest;
 use bundle::index::{IndexHeader, check_index};
-use bundle::layout::{Layout, MANIFEST_MEMBER};
+use bundle::layout::{Layout, MANIFEST_MEMBER, Member};
 use bundle::manifest::{Image, Manifest};
 use bundle::open::open_manifest;
 use bundle::sequential::{ReadError, SequentialReader};
@@ -64,23 +64,26 @@ impl Head {
     }
 }
 
-/// Any part of a bundle, the first bytes of which were fetched already.
+/// Any part of a bundle, or of a delta.
 pub struct Ranged<'a> {
     /// Where it is.
     pub source: &'a dyn RangeSource,
     /// Patience with it.
     pub patience: Patience,
-    /// Its first bytes.
-    pub first: &'a [u8],
 }
 
 impl Ranged<'_> {
     /// Calls `take` with the bytes of `start..end`, in order.
-    async fn read(&self, start: u64, end: u64, mut take: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
-        let within = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(self.first.len());
-        let known = self.first.get(within(start)..within(end)).unwrap_or_default();
-        take(known)?;
-        let mut reader = Reader::new(self.source, self.patience, start + known.len() as u64, end);
+    ///
+    /// # Errors
+    /// [`Error`], that of `take` included.
+    pub async fn read(
+        &self,
+        start: u64,
+        end: u64,
+        mut take: impl FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut reader = Reader::new(self.source, self.patience, start, end);
         while let Some(bytes) = reader.next().await? {
             take(&bytes)?;
         }
@@ -116,22 +119,20 @@ impl Ranged<'_> {
         Ok(reader.envelope().to_vec())
     }
 
-    /// Makes sure that the index of an image is kept here, and right.
+    /// Makes sure that the index of an image is kept here, and right; `member` is where it stands.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn index(
         &self,
-        head: &Head,
-        position: usize,
+        image: &Image,
+        member: &Member,
         spool: &Spool<'_>,
         meter: &Meter,
     ) -> Result<IndexHeader, Error> {
-        let Some(image) = head.manifest.images.get(position) else { return Err(Error::Unknown(head.digest)) };
         if let Some(header) = spool.kept(image) {
             return Ok(header);
         }
-        let Some(member) = head.layout.index(position) else { return Err(Error::Unknown(head.digest)) };
         let mut attempts = self.source.places();
         loop {
             let mut file = spool.begin(image)?;
@@ -171,6 +172,13 @@ impl<'a> Spool<'a> {
     #[must_use]
     pub fn path(&self, image: &Image) -> PathBuf {
         self.releases.file(&self.digest, &format!("{}.index", image.name))
+    }
+
+    /// Where something else that belongs to this release is kept: found again by a resumed install, and removed with the
+    /// release.
+    #[must_use]
+    pub fn extra(&self, name: &str) -> PathBuf {
+        self.releases.file(&self.digest, name)
     }
 
     fn temp(&self, image: &Image) -> PathBuf {

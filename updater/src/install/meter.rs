@@ -49,6 +49,11 @@ impl Meter {
         self.sink.send_replace(Some(inner.progress));
     }
 
+    /// Says how many raw bytes it will be.
+    pub fn expect(&self, total: u64) {
+        self.change(|inner| inner.progress.bytes_total = total);
+    }
+
     /// Raw bytes found right in the target.
     pub fn kept(&self, bytes: u64) {
         self.change(|inner| {
@@ -76,6 +81,14 @@ impl Meter {
         self.change(|inner| {
             inner.progress.bytes_done += raw;
             inner.transfer.written += written;
+        });
+    }
+
+    /// Raw bytes of a placed frame that were taken from the running image.
+    pub fn taken(&self, raw: u64) {
+        self.change(|inner| {
+            inner.progress.bytes_reused += raw;
+            inner.transfer.reused += raw;
         });
     }
 

@@ -5,9 +5,14 @@
 //! progress: the target itself is asked, so being killed at any moment costs what was in flight and nothing else.
 
 pub mod access;
+pub mod addresses;
 pub mod buffer;
+pub mod delivery;
+pub mod delta;
 pub mod error;
 pub mod fetch;
+pub mod finish;
+pub mod frames;
 pub mod halt;
 pub mod head;
 pub mod installer;
@@ -19,6 +24,7 @@ pub mod readback;
 pub mod scan;
 pub mod stream;
 pub mod target;
+pub mod way;
 pub mod writer;
 
 #[cfg(test)]

@@ -7,27 +7,33 @@
 //! Each arrow is a short queue, so the slowest part sets the pace and nothing piles up. The first failure stops all.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bundle::manifest::Image;
+use bundle::chunks::KnownChunks;
+use bundle::digest::Digest;
+use bundle::manifest::{Image, Manifest};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
 use super::error::Error;
-use super::fetch::{Fetcher, Job, Pool};
+use super::fetch::{Fetcher, Job, Member, Pool};
+use super::frames::FrameSet;
 use super::halt::Halt;
 use super::meter::Meter;
-use super::plan::Run;
+use super::plan::{From, Run};
 use super::scan::Scan;
 use super::target::SlotIo;
-use super::writer::{Comparing, Writer};
+use super::way::{ByChunks, ByRecipes, FromBundle, Way, Ways};
+use super::writer::{Comparing, Decoded, Old, Writer};
 use crate::http::retry::Patience;
-use crate::http::source::RangeSource;
 
 /// Stored bytes that may be in flight in partly received frames.
 const FETCH_BUDGET: usize = 4 << 20;
 /// Raw bytes that may be in work at once in one kind of thread.
 const WORK_BUDGET: usize = 4 << 20;
+/// Bytes that threads may hold that make frames from recipes: each a frame four times and a prefix.
+const PATCH_BUDGET: usize = 16 << 20;
 /// Frames that wait for a writer.
 const WAITING_FRAMES: usize = 1;
 /// Requests that wait for a fetcher.
@@ -51,6 +57,58 @@ impl Crew {
         let threads = (WORK_BUDGET / frame_size.max(1)).clamp(1, cores.clamp(1, 4));
         Self { fetchers: (FETCH_BUDGET / frame_size.max(1)).clamp(1, 6), writers: threads, scanners: threads }
     }
+
+    /// The same where recipes gather prefixes of at most `prefix` bytes.
+    #[must_use]
+    pub fn for_delta(frame_size: usize, prefix: usize, cores: usize) -> Self {
+        let crew = Self::for_frames(frame_size, cores);
+        let most = PATCH_BUDGET / (frame_size.max(1) * 4 + prefix);
+        Self { writers: crew.writers.min(most.max(1)), ..crew }
+    }
+}
+
+/// How the missing frames of an image come.
+pub enum Plan {
+    /// All from the bundle.
+    Bundle,
+    /// By the recipes of a delta.
+    Delta {
+        /// `delta.recipes`, checked.
+        recipes: PathBuf,
+        /// The manifest it belongs to.
+        manifest: Arc<Manifest>,
+        /// Digest of that.
+        to: Digest,
+        /// Position of the image in the manifest.
+        position: u32,
+    },
+    /// By chunk addresses.
+    Chunks {
+        /// The addresses, as far as needed.
+        addresses: PathBuf,
+        /// What the running image has.
+        known: Arc<KnownChunks>,
+    },
+}
+
+/// Stored bytes that may be fetched from the bundle where a delta was offered.
+#[derive(Debug)]
+pub struct Allowance {
+    left: AtomicU64,
+}
+
+impl Allowance {
+    /// Up to `bytes`; none: any amount.
+    #[must_use]
+    pub fn new(bytes: Option<u64>) -> Self {
+        Self { left: AtomicU64::new(bytes.unwrap_or(u64::MAX)) }
+    }
+
+    /// Uses up `bytes`; false when there is less.
+    #[must_use]
+    pub fn take(&self, bytes: u64) -> bool {
+        self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(bytes)).is_ok()
+    }
 }
 
 /// One image on its way.
@@ -65,12 +123,22 @@ pub struct Work {
     pub index: PathBuf,
     /// Raw bytes of a frame.
     pub frame_size: usize,
-    /// Where the bundle is.
-    pub source: Arc<dyn RangeSource>,
-    /// Patience with it.
+    /// The payload in the bundle; none: frames only it has go into `left`.
+    pub bundle: Option<Member>,
+    /// The patch in the delta.
+    pub delta: Option<Member>,
+    /// The running image.
+    pub old: Option<Old>,
+    /// How frames come.
+    pub plan: Plan,
+    /// Only these frames; none: all.
+    pub only: Option<Arc<FrameSet>>,
+    /// Where frames are noted that could not be made.
+    pub left: Arc<FrameSet>,
+    /// What may be fetched from the bundle.
+    pub allowance: Arc<Allowance>,
+    /// Patience with servers.
     pub patience: Patience,
-    /// Where the image's payload starts in the bundle.
-    pub base: u64,
     /// Stops everybody.
     pub halt: Halt,
     /// Counts.
@@ -79,7 +147,31 @@ pub struct Work {
     pub crew: Crew,
 }
 
-/// Makes the target hold the image; nothing is flushed yet.
+impl Work {
+    /// The ways of this image's frames. What can not be used is said, and the bundle has it all.
+    fn ways(&self) -> Box<dyn Ways + '_> {
+        let unusable = |error: &(dyn std::error::Error + 'static)| {
+            let error = crate::system::chain(error);
+            tracing::warn!(error, image = self.image.name, "what could be made here is fetched from the bundle");
+        };
+        match &self.plan {
+            Plan::Bundle => {}
+            Plan::Delta { recipes, manifest, to, position } => {
+                match ByRecipes::new(recipes, manifest, to, *position, self.frame_size as u64) {
+                    Ok(ways) => return Box::new(ways),
+                    Err(error) => unusable(&error),
+                }
+            }
+            Plan::Chunks { addresses, known } => match ByChunks::new(addresses, &self.image, Arc::clone(known)) {
+                Ok(ways) => return Box::new(ways),
+                Err(error) => unusable(&error),
+            },
+        }
+        Box::new(FromBundle)
+    }
+}
+
+/// Makes the target hold the image, but for the frames noted in `left`; nothing is flushed yet.
 ///
 /// # Errors
 /// The first failure of any part.
@@ -127,10 +219,19 @@ fn scan_all(work: &Work, sender: &mpsc::Sender<Run>) -> Result<(), Error> {
         image: &work.image,
         halt: &work.halt,
         meter: &work.meter,
+        only: work.only.as_deref(),
         threads: work.crew.scanners,
     };
-    let result = scan.run(&mut |run| sender.blocking_send(run).is_ok());
-    noted(work, result)
+    let mut over = Ok(());
+    let result = scan.run(work.ways().as_mut(), &mut |run| {
+        let bytes = run.end() - run.start();
+        if run.from == From::Bundle && work.bundle.is_some() && !work.allowance.take(bytes) {
+            over = Err(Error::OverAllowance);
+            return false;
+        }
+        sender.blocking_send(run).is_ok()
+    });
+    noted(work, over.and(result))
 }
 
 async fn fetch_all(
@@ -140,18 +241,19 @@ async fn fetch_all(
     pool: &Pool,
 ) -> Result<(), Error> {
     let fetcher = Fetcher {
-        source: work.source.as_ref(),
+        bundle: work.bundle.as_ref(),
+        delta: work.delta.as_ref(),
         patience: work.patience,
-        base: work.base,
         image: &work.image.name,
         meter: &work.meter,
         pool,
+        left: &work.left,
     };
     let fetching = async {
         loop {
             let run = runs.lock().await.recv().await;
             let Some(run) = run else { return Ok(()) };
-            fetcher.run(&run, jobs).await?;
+            fetcher.run(run, jobs).await?;
         }
     };
     let result = tokio::select! {
@@ -168,10 +270,20 @@ fn write_all(work: &Work, jobs: &Mutex<mpsc::Receiver<Job>>, mut writer: Writer,
         if work.halt.stopped() {
             return Ok(());
         }
-        let placed = writer.place(work.io.as_ref(), &job.frame, &job.stored);
-        match placed {
-            Ok(written) => work.meter.placed(u64::from(job.frame.record.raw_len), written),
-            Err(error) => return noted(work, Err(error.into_error(&work.image.name, &job.frame, &work.path))),
+        let frame = job.task.frame;
+        match writer.place_task(work.io.as_ref(), &job.task, &job.stored, work.old.as_ref()) {
+            Ok(written) => {
+                work.meter.placed(u64::from(frame.record.raw_len), written);
+                if matches!(job.task.way, Way::Old(_)) {
+                    work.meter.taken(u64::from(frame.record.raw_len));
+                }
+            }
+            // One wrong byte of the running image costs the frames it is in, nothing more.
+            Err(Decoded::Way(error)) => {
+                tracing::debug!(%error, frame = frame.number, image = work.image.name, "not made here");
+                work.left.add(frame.number);
+            }
+            Err(error) => return noted(work, Err(error.into_error(&work.image.name, &frame, &work.path))),
         }
         pool.give(job.stored);
     }
@@ -194,5 +306,7 @@ mod tests {
         assert_eq!(Crew::for_frames(1 << 20, 2), Crew { fetchers: 4, writers: 2, scanners: 2 });
         assert_eq!(Crew::for_frames(4 << 20, 8), Crew { fetchers: 1, writers: 1, scanners: 1 });
         assert_eq!(Crew::for_frames(256 << 10, 16), Crew { fetchers: 6, writers: 4, scanners: 4 });
+        assert_eq!(Crew::for_delta(1 << 20, 4 << 20, 8).writers, 2);
+        assert_eq!(Crew::for_delta(4 << 20, 8 << 20, 8).writers, 1);
     }
 }

@@ -18,8 +18,9 @@ use super::halt::Halt;
 use super::head::Spool;
 use super::meter::Meter;
 use super::pipeline::Crew;
-use super::plan::Frame;
+use super::plan::{Frame, Task};
 use super::target::SlotIo;
+use super::way::Way;
 use super::writer::{Comparing, Writer};
 use crate::http::FetchError;
 
@@ -105,7 +106,8 @@ impl Pass<'_> {
                 stored.resize(record.stored_len as usize, 0);
                 self.stream.read_exact(&mut stored).map_err(|error| unwrapped(error.into()))?;
                 meter.fetched(u64::from(record.stored_len));
-                let job = Job { frame: Frame { number, raw_offset, record }, stored };
+                let task = Task { frame: Frame { number, raw_offset, record }, way: Way::Bundle };
+                let job = Job { task, stored };
                 number += 1;
                 raw_offset += u64::from(record.raw_len);
                 // A closed queue means that a writer failed; it has noted why.
@@ -140,9 +142,9 @@ fn write_all(
         if halt.stopped() {
             continue;
         }
-        match writer.place(io, &job.frame, &job.stored) {
-            Ok(written) => meter.placed(u64::from(job.frame.record.raw_len), written),
-            Err(error) => halt.fail(error.into_error(&image.name, &job.frame, std::path::Path::new(&image.name))),
+        match writer.place(io, &job.task.frame, &job.stored) {
+            Ok(written) => meter.placed(u64::from(job.task.frame.record.raw_len), written),
+            Err(error) => halt.fail(error.into_error(&image.name, &job.task.frame, std::path::Path::new(&image.name))),
         }
         pool.give(job.stored);
     }

@@ -1,15 +1,17 @@
-//! From stored bytes to the device: decode, prove, compare, write. One per worker thread.
+//! From what was fetched, or from the running image, to the device: make, prove, compare, write. One per worker thread.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bundle::frame::{FrameDecoder, FrameError};
+use bundle::delta::{DeltaError, OldImage, Patcher, Section};
+use bundle::frame::{FrameDecoder, FrameError, check_raw};
 
 use super::buffer::Buffer;
 use super::error::Error;
-use super::plan::Frame;
+use super::plan::{Frame, Task};
 use super::target::{SlotIo, read_full, write_full};
+use super::way::{Span, Way};
 
 /// Size in which old and new are compared: the block of the file systems in question.
 const BLOCK: usize = 4096;
@@ -38,9 +40,19 @@ impl Comparing {
     }
 }
 
+/// The running image, and what a delta says of it.
+#[derive(Debug)]
+pub struct Old {
+    /// Read only.
+    pub file: std::fs::File,
+    /// The delta's section for this image, where there is a delta.
+    pub section: Option<Section>,
+}
+
 /// A worker's tools.
 pub struct Writer {
     decoder: FrameDecoder,
+    patcher: Patcher,
     raw: Vec<u8>,
     new: Buffer,
     old: Buffer,
@@ -52,18 +64,57 @@ impl Writer {
     #[must_use]
     pub fn new(frame_size: usize, comparing: Arc<Comparing>) -> Self {
         let old = Buffer::new(COMPARE.min(frame_size));
-        Self { decoder: FrameDecoder::new(), raw: Vec::new(), new: Buffer::new(frame_size), old, comparing }
+        let (decoder, patcher) = (FrameDecoder::new(), Patcher::new());
+        Self { decoder, patcher, raw: Vec::new(), new: Buffer::new(frame_size), old, comparing }
     }
 
-    /// Decodes a frame and makes the target hold it. Gives the bytes that had to be written.
+    /// Decodes a frame of the bundle and makes the target hold it. Gives the bytes that had to be written.
     ///
     /// # Errors
     /// [`Decoded::Frame`] before anything was written, [`Decoded::Io`] otherwise.
     pub fn place(&mut self, io: &dyn SlotIo, frame: &Frame, stored: &[u8]) -> Result<u64, Decoded> {
         self.decoder.decode(&frame.record, stored, &mut self.raw).map_err(Decoded::Frame)?;
+        self.write(io, frame).map_err(Decoded::Io)
+    }
+
+    /// The same for a frame that comes in any way.
+    ///
+    /// # Errors
+    /// [`Decoded::Way`] when it can not be made in this way; nothing was written then.
+    pub fn place_task(
+        &mut self,
+        io: &dyn SlotIo,
+        task: &Task,
+        stored: &[u8],
+        old: Option<&Old>,
+    ) -> Result<u64, Decoded> {
+        let frame = &task.frame;
+        if matches!(task.way, Way::Bundle | Way::Plain { .. }) {
+            return self.place(io, frame, stored);
+        }
+        self.make(task, stored, old).map_err(Decoded::Way)?;
+        self.write(io, frame).map_err(Decoded::Io)
+    }
+
+    fn make(&mut self, task: &Task, stored: &[u8], old: Option<&Old>) -> Result<(), DeltaError> {
+        let old = old.ok_or(DeltaError::Malformed("no running image"))?;
+        let record = &task.frame.record;
+        match (&task.way, &old.section) {
+            (Way::Old(spans), _) => {
+                gather(&old.file, spans, record.raw_len, &mut self.raw)?;
+                check_raw(record, &self.raw).map_err(DeltaError::Frame)
+            }
+            (Way::Patch { sha256, .. }, Some(section)) => {
+                self.patcher.patch(record, section, (stored, sha256), &old.file, &mut self.raw)
+            }
+            _ => Err(DeltaError::Malformed("a recipe without a delta")),
+        }
+    }
+
+    /// Makes the target hold what was made.
+    fn write(&mut self, io: &dyn SlotIo, frame: &Frame) -> std::io::Result<u64> {
         self.new.get_mut(self.raw.len()).copy_from_slice(&self.raw);
-        let result = if self.comparing.pays() { self.write_differing(io, frame) } else { self.write_all(io, frame) };
-        result.map_err(Decoded::Io)
+        if self.comparing.pays() { self.write_differing(io, frame) } else { self.write_all(io, frame) }
     }
 
     fn write_all(&self, io: &dyn SlotIo, frame: &Frame) -> std::io::Result<u64> {
@@ -111,9 +162,30 @@ impl Writer {
     }
 }
 
+/// Puts pieces of the running image one behind the other.
+fn gather(old: &std::fs::File, spans: &[Span], len: u32, out: &mut Vec<u8>) -> Result<(), DeltaError> {
+    let sum: u64 = spans.iter().map(|span| u64::from(span.len)).sum();
+    if sum != u64::from(len) {
+        return Err(DeltaError::Malformed("pieces of another length"));
+    }
+    out.clear();
+    out.resize(len as usize, 0);
+    let mut rest = out.as_mut_slice();
+    for span in spans {
+        let (piece, after) = std::mem::take(&mut rest)
+            .split_at_mut_checked(span.len as usize)
+            .ok_or(DeltaError::Malformed("pieces of another length"))?;
+        old.read_at(span.old, piece).map_err(DeltaError::Old)?;
+        rest = after;
+    }
+    Ok(())
+}
+
 /// What went wrong with a frame.
 #[derive(Debug)]
 pub enum Decoded {
+    /// It can not be made in this way; there is another.
+    Way(DeltaError),
     /// The bytes are not those of the index.
     Frame(FrameError),
     /// The target.
@@ -124,7 +196,11 @@ impl Decoded {
     /// The error of the install.
     pub(super) fn into_error(self, image: &str, frame: &Frame, path: &Path) -> Error {
         match self {
-            Self::Frame(source) => Error::Frame { image: image.to_owned(), number: frame.number, source },
+            // Whoever asks for one way only has no other.
+            Self::Way(DeltaError::Frame(source)) | Self::Frame(source) => {
+                Error::Frame { image: image.to_owned(), number: frame.number, source }
+            }
+            Self::Way(_) => Error::Frame { image: image.to_owned(), number: frame.number, source: FrameError::Raw },
             Self::Io(source) => Error::target("writing", path)(source),
         }
     }

@@ -6,6 +6,7 @@ pub mod clock;
 mod error_chain;
 pub mod inhibit;
 pub mod log;
+pub mod messages;
 pub mod notify;
 pub mod reboot;
 pub mod surroundings;

@@ -12,3 +12,5 @@
 pub mod loops;
 pub mod server;
 pub mod site;
+pub mod slow_link;
+pub mod update;

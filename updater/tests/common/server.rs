@@ -55,6 +55,8 @@ struct State {
     requests: Mutex<Vec<Request>>,
     connections: AtomicU64,
     sent: AtomicU64,
+    /// Parts of files that went out, piece by piece.
+    parts: Mutex<Vec<(u64, u64)>>,
 }
 
 /// The server; stops accepting when dropped.
@@ -74,6 +76,7 @@ impl Server {
             requests: Mutex::default(),
             connections: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            parts: Mutex::default(),
         });
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
@@ -103,6 +106,11 @@ impl Server {
 
     pub fn connections(&self) -> u64 {
         self.state.connections.load(Ordering::SeqCst)
+    }
+
+    /// Which parts of files went out since this was last asked.
+    pub fn take_parts(&self) -> Vec<(u64, u64)> {
+        std::mem::take(&mut self.state.parts.lock().unwrap())
     }
 
     /// Body bytes sent.
@@ -233,6 +241,7 @@ fn send(
         }
         at += most;
         state.sent.fetch_add(most, Ordering::SeqCst);
+        state.parts.lock().unwrap().push((at - most, at));
     }
     Ok(true)
 }

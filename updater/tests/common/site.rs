@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bundle::approval::ReleaseRef;
-use bundle::build::{self, Settings, Source as ImageSource};
+use bundle::build::{self, NewRelease, OldFile, Settings, Source as ImageSource};
 use bundle::digest::Digest;
 use bundle::dsse::Envelope;
 use bundle::keys::PrivateKey;
 use bundle::manifest::{ImageKind, MANIFEST_TYPE, Manifest};
+use bundle::random::{RandomReader, read_envelope};
 use bundle::trust::{Role, Roles, TrustRoot};
 use updater::http;
 use updater::http::retry::Patience;
@@ -20,7 +21,7 @@ use updater::install::place::Finder;
 use updater::seams::InstallRequest;
 use updater::slots::{Place, Roots, SlotMap};
 use updater::store::Releases;
-use updater_core::release::{Intent, Source, Update};
+use updater_core::release::{DeltaOffer, Intent, Source, Update};
 use updater_core::slot::{PerSlot, SlotId};
 
 /// The only key of these tests.
@@ -122,6 +123,23 @@ pub fn noise(len: usize, seed: u64) -> Vec<u8> {
     out
 }
 
+/// Content as dense as a system's, the same for the same seed: about half of it compresses, hardly any zeros.
+pub fn files(len: usize, seed: u64) -> Vec<u8> {
+    let mut word = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut out = Vec::with_capacity(len + (16 << 10));
+    while out.len() < len {
+        for _ in 0..1024 {
+            word ^= word << 13;
+            word ^= word >> 7;
+            word ^= word << 17;
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+        out.extend(format!("configuration {word:x} of a service\n").bytes().cycle().take(8 << 10));
+    }
+    out.truncate(len);
+    out
+}
+
 /// Patience for tests: the same tries, hardly any pauses.
 pub const HASTY: Patience =
     Patience { attempts: 4, first_pause: Duration::from_millis(1), longest_pause: Duration::from_millis(50) };
@@ -137,19 +155,40 @@ pub fn hasty_http() -> http::Settings {
     }
 }
 
-/// An installer that writes slot b to these places and keeps its state in `state`.
+/// An installer that writes slot b to these places and keeps its state in `state`; slot a is empty.
 pub fn pipeline(state: &Path, places: &[(&str, Place)], settings: &http::Settings, patience: Patience) -> Pipeline {
-    let slot_b = places.iter().map(|(name, place)| ((*name).to_owned(), place.clone())).collect();
-    let map = SlotMap::new(PerSlot { a: BTreeMap::new(), b: slot_b }).unwrap();
-    Pipeline::new(Setup {
+    Pipeline::new(setup(state, [&[], places], settings, patience))
+}
+
+/// A device that runs slot a and writes slot b, both at these places.
+pub fn setup(state: &Path, places: [&[(&str, Place)]; 2], settings: &http::Settings, patience: Patience) -> Setup {
+    let slot = |places: &[(&str, Place)]| places.iter().map(|(name, at)| ((*name).to_owned(), at.clone())).collect();
+    let map = SlotMap::new(PerSlot { a: slot(places[0]), b: slot(places[1]) }).unwrap();
+    Setup {
         finder: Finder { map, roots: Roots::default(), root_device: None },
         releases: Releases::new(&state.join("releases")),
         client: http::Client::new(settings).unwrap(),
         base: None,
         trust: Arc::new(|| Ok(trust())),
         patience,
+        fallback_limit: None,
         cores: 2,
-    })
+    }
+}
+
+/// A delta between two releases of one image `rootfs`, at `out`; as the channel would offer it from `url`.
+pub fn delta(old: (&Release, &Path), new: &Release, out: &Path, url: String) -> DeltaOffer {
+    let image = &old.0.manifest.images[0];
+    let file = File::open(old.1).unwrap();
+    let files = [OldFile { name: image.name.clone(), file, size: image.size, sha256: image.sha256 }];
+    let mut bundle = std::io::BufReader::new(File::open(&new.path).unwrap());
+    let envelope = read_envelope(&mut bundle).unwrap();
+    let reader = RandomReader::new(bundle, envelope.len() as u64, new.manifest.clone()).unwrap();
+    let mut new = NewRelease { envelope: &envelope, reader, digest: new.release.manifest_sha256 };
+    let settings = Settings { level: 3, ..Settings::default() };
+    let from = old.0.release.manifest_sha256;
+    let built = build::build_delta(from, &files, &mut new, &settings, out, &|_| {}).unwrap();
+    DeltaOffer { from, size: built.size, urls: vec![url], recipes_sha256: Some(built.recipes_sha256) }
 }
 
 /// A request to put this release into slot b from there.

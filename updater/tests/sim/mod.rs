@@ -1,21 +1,23 @@
 //! A simulated device, its releases and its processes.
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bundle::approval::{APPROVAL_TYPE, Approval, Entry, ReleaseRef, RolloutState};
-use bundle::channel::{CHANNEL_TYPE, Channel, ChannelRelease};
+use bundle::channel::{CHANNEL_TYPE, Channel, ChannelDelta, ChannelRelease};
 use bundle::dsse::Envelope;
 use bundle::manifest::ImageKind;
 use bundle::trust::{Region, Role, TRUST_TYPE};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use updater_core::release::DeltaOffer;
 
 use crate::common::site::{self, noise};
 
@@ -71,7 +73,7 @@ impl World {
         let folder = self.folder.path().join("etc/flipside/health.d");
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        fs::write(&path, format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{body}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
@@ -90,6 +92,39 @@ impl World {
         let size = fs::metadata(self.tree.path().join(&file)).unwrap().len();
         self.releases.push(channel_release(built.release, size, file));
         self.write_channel();
+    }
+
+    /// Builds a release of one large image, with a delta from a release before it where that is given with its image.
+    pub fn publish_image(
+        &mut self,
+        counter: u64,
+        image: &Path,
+        before: Option<(&site::Release, &Path)>,
+    ) -> site::Release {
+        let file = format!("{counter}.bundle");
+        let built = site::release(&self.tree.path().join(&file), counter, &[("rootfs", ImageKind::File, image)], 1);
+        let mut listed = channel_release(built.release.clone(), fs::metadata(&built.path).unwrap().len(), file);
+        if let Some(before) = before {
+            let (out, name) = (self.tree.path().join("x.delta"), "x.delta".to_owned());
+            let offer = site::delta(before, &built, &out, name);
+            let DeltaOffer { from, size, urls, recipes_sha256 } = offer;
+            listed.deltas.push(ChannelDelta { from, size, urls, recipes_sha256 });
+        }
+        self.releases.insert(0, listed);
+        self.write_channel();
+        built
+    }
+
+    /// The daemon's lines of `/proc/<pid>/status`, in KiB.
+    pub fn memory(&self, line: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.daemon.as_ref().unwrap().id())).unwrap();
+        let value = status.lines().find_map(|each| each.strip_prefix(line)?.strip_prefix(':')).unwrap();
+        value.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// What the server shows.
+    pub fn tree(&self) -> &Path {
+        self.tree.path()
     }
 
     fn write_channel(&self) {
@@ -151,9 +186,11 @@ impl World {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_flipside"));
+        let mut command = Command::new(binary());
         let address = self.bus.as_ref().map_or("unix:path=/nonexistent", |(_, address)| address);
         command.arg("--sim").arg(self.folder.path()).args(arguments).env("DBUS_SYSTEM_BUS_ADDRESS", address);
+        // Nothing of what Flipside does needs a program that an image may lack.
+        command.env("PATH", "/nonexistent");
         command
     }
 
@@ -257,6 +294,11 @@ impl Drop for World {
         }
         end_bus(self.bus.take());
     }
+}
+
+/// The binary under test: cargo's, or the one of a package.
+pub fn binary() -> PathBuf {
+    std::env::var_os("FLIPSIDE_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_flipside").into(), PathBuf::from)
 }
 
 fn end_bus(bus: Option<(Child, String)>) {

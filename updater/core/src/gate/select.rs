@@ -117,5 +117,6 @@ fn delta(inputs: &Inputs<'_>, release: &ReleaseRef) -> Option<DeltaOffer> {
     let running = inputs.journal.slots.get(inputs.facts.booted?).as_ref()?.release.manifest_sha256;
     let listed = release::channel_index(inputs)?.find(&release.manifest_sha256)?;
     let delta = listed.deltas.iter().find(|delta| delta.from == running)?;
-    Some(DeltaOffer { from: delta.from, size: delta.size, urls: delta.urls.clone() })
+    let bundle::channel::ChannelDelta { from, size, urls, recipes_sha256 } = delta.clone();
+    Some(DeltaOffer { from, size, urls, recipes_sha256 })
 }

@@ -1,0 +1,155 @@
+//! Documents and bundles over TLS: a private authority, client certificates, and no way from https to http.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests may fail loudly"
+)]
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bundle::manifest::ImageKind;
+use bundle::reason::Reason;
+use common::server::{Fault, Server};
+use common::site::{self, HASTY, Release, hasty_http, noise};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use tokio::sync::watch;
+use updater::http::Settings;
+use updater::install::installer::Pipeline;
+use updater::seams::{Cancel, InstallError, Installer as _};
+use updater::slots::Place;
+use updater_core::release::Source;
+
+fn pem(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name)
+}
+
+/// TLS in front of `server`; with `clients`, only those that show a certificate of our authority.
+fn front(server: SocketAddr, clients: bool) -> SocketAddr {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(pem("ca.pem")).unwrap()).unwrap();
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+    let builder = match clients {
+        true => builder.unwrap().with_client_cert_verifier(
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap(),
+        ),
+        false => builder.unwrap().with_no_client_auth(),
+    };
+    let chain = vec![CertificateDer::from_pem_file(pem("server.pem")).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(pem("server.key")).unwrap();
+    let config = Arc::new(builder.with_single_cert(chain, key).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let config = Arc::clone(&config);
+            std::thread::spawn(move || {
+                // A client that hangs up, or is not let in, ends its own connection only.
+                let _ = relay(StreamOwned::new(ServerConnection::new(config).unwrap(), stream), server);
+            });
+        }
+    });
+    address
+}
+
+/// One request and its answer at a time, as the client of these tests does.
+fn relay(mut near: StreamOwned<ServerConnection, TcpStream>, server: SocketAddr) -> std::io::Result<()> {
+    loop {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            if near.read(&mut byte)? == 0 {
+                return Ok(());
+            }
+            request.push(byte[0]);
+        }
+        // The far side ends with its answer, which so needs no understanding here.
+        let mut far = TcpStream::connect(server)?;
+        far.write_all(&request)?;
+        far.shutdown(std::net::Shutdown::Write)?;
+        let mut answer = Vec::new();
+        far.read_to_end(&mut answer)?;
+        near.write_all(&answer)?;
+        near.flush()?;
+    }
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    release: Release,
+    server: Server,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, www) = (dir.path().join("image"), dir.path().join("www"));
+        fs::write(&image, noise(2_500_000, 31)).unwrap();
+        fs::create_dir(&www).unwrap();
+        let release = site::release(&www.join("x.bundle"), 2, &[("rootfs", ImageKind::File, &image)], 1);
+        Self { dir, release, server: Server::new(www) }
+    }
+
+    async fn install(&self, url: String, settings: Settings) -> Result<(), InstallError> {
+        let place = Place::File(self.dir.path().join("slot-b/rootfs"));
+        let setup = site::setup(&self.dir.path().join("state"), [&[], &[("rootfs", place)]], &settings, HASTY);
+        let (sink, _seen) = watch::channel(None);
+        let request = site::request(&self.release.release, Source::Urls(vec![url]));
+        let pipeline = Pipeline::new(setup);
+        pipeline.install(&request, &sink, &Cancel::new()).await?;
+        pipeline.verify(&request, &sink, &Cancel::new()).await
+    }
+}
+
+fn ours() -> Settings {
+    Settings { ca_file: Some(pem("ca.pem")), ..hasty_http() }
+}
+
+#[tokio::test]
+async fn only_the_configured_authority_counts() {
+    let bench = Bench::new();
+    let url = format!("https://{}/x.bundle", front(bench.server.address, false));
+    let stranger = bench.install(url.clone(), hasty_http()).await.unwrap_err();
+    assert_eq!(stranger.reason, Reason::Network, "{stranger}");
+    assert!(stranger.detail.to_lowercase().contains("certificate"), "{stranger}");
+    bench.install(url, ours()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_shows_its_certificate_and_its_token() {
+    let bench = Bench::new();
+    let url = format!("https://{}/x.bundle", front(bench.server.address, true));
+    let error = bench.install(url.clone(), ours()).await.unwrap_err();
+    assert_eq!(error.reason, Reason::Network, "{error}");
+    assert!(bench.server.requests().is_empty());
+    let settings = Settings { identity_file: Some(pem("identity.pem")), bearer: Some("secret".into()), ..ours() };
+    bench.install(url, settings).await.unwrap();
+    let requests = bench.server.requests();
+    assert!(requests.iter().all(|request| request.headers["authorization"] == "Bearer secret"));
+}
+
+#[tokio::test]
+async fn no_redirect_leads_from_https_to_http() {
+    let bench = Bench::new();
+    let url = format!("https://{}/x.bundle", front(bench.server.address, false));
+    let plain = bench.server.url("x.bundle");
+    bench.server.plan(move |request, _| match request.headers.get("range") {
+        Some(_) => Fault::Redirect(plain.clone()),
+        None => Fault::None,
+    });
+    let error = bench.install(url, ours()).await.unwrap_err();
+    assert_eq!(error.reason, Reason::ServerError, "{error}");
+    assert!(error.detail.contains("leaves https"), "{error}");
+}
