@@ -11,6 +11,7 @@ mod bychunks;
 mod cmd;
 mod content;
 mod files;
+mod gate;
 mod output;
 mod progress;
 mod recipe;
@@ -44,6 +45,7 @@ enum Command {
     Publish(cmd::publish::Args),
     Approve(cmd::approve::Args),
     Recall(cmd::recall::Args),
+    Release(cmd::release::Args),
     Serve(cmd::serve::Args),
     Completions(cmd::reference::CompletionArgs),
     Man(cmd::reference::ManArgs),
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Command::Publish(args) => cmd::publish::run(&args),
         Command::Approve(args) => cmd::approve::run(&args),
         Command::Recall(args) => cmd::recall::run(&args),
+        Command::Release(args) => cmd::release::run(&args),
         Command::Completions(args) => cmd::reference::completions(&args, Cli::command()),
         Command::Man(args) => cmd::reference::man(&args, Cli::command()),
         Command::Serve(args) => cmd::serve::run(&args),

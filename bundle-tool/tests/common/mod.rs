@@ -129,7 +129,8 @@ impl Workshop {
     }
 }
 
-const RECIPE: &str = r#"
+/// The recipe of the workshop.
+pub const RECIPE: &str = r#"
 compatible = "demo-appliance"
 version = "1.0.0"
 counter = 1
