@@ -14,10 +14,12 @@ export FLIPSIDE_IMAGES := $(IMAGES_DIR)
 export FLIPSIDE_BUNDLE_TOOL := $(TARGET_DIR)/release/bundle-tool
 deps = scripts/install-deps.sh
 
-.PHONY: help build deb tools images demo test check fmt unit vm-test bench soak docs clean
+PREFIX ?= /usr/local
+DESTDIR ?=
+.PHONY: help build deb tools install-tools images demo test check fmt unit vm-test bench soak docs clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build everything for this machine (debug)
 	@$(deps) build
@@ -30,6 +32,9 @@ deb: ## the Debian package for an appliance: target/debian/flipside_*.deb
 tools: ## bundle-tool, optimised
 	@$(deps) build
 	cargo build --release -p bundle-tool
+
+install-tools: tools ## bundle-tool with man pages and shell completions below PREFIX (/usr/local)
+	@scripts/install-tools.sh "$(TARGET_DIR)/release/bundle-tool" "$(DESTDIR)$(PREFIX)"
 
 images: deb tools ## the virtual test appliance and its releases (VARIANT=systemd-boot)
 	@$(deps) images

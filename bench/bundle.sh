@@ -147,6 +147,7 @@ main() {
     make_keys
     make_recipes
     build_full
+    "$BENCH/others.sh" "$PRODUCTS/v2.bundle" "$CORPUS/v2.ext4" || failed=1
     decode
     other_bundles
     delta_build

@@ -94,7 +94,8 @@ erofs() {
 
 # squashfs TREE IMAGE: compressed by itself, the hard case.
 squashfs() {
-    mksquashfs "$1" "$2.part" -quiet -no-progress -noappend -comp zstd -Xcompression-level 15 \
+    # It takes its times from the options or from the environment, never from both.
+    env -u SOURCE_DATE_EPOCH mksquashfs "$1" "$2.part" -quiet -no-progress -noappend -comp zstd -Xcompression-level 15 \
         -mkfs-time "$SOURCE_DATE_EPOCH" -all-time "$SOURCE_DATE_EPOCH" > /dev/null
     mv "$2.part" "$2"
 }

@@ -32,3 +32,11 @@ fi
 
 echo "licences"
 scripts/check-licences.py
+
+# The same and bans, with another tool; not fetched here, because building it takes minutes (docs/adr/0011).
+if command -v cargo-deny > /dev/null; then
+    echo "cargo-deny"
+    cargo deny --log-level warn check bans licenses sources
+else
+    printf '\n*** SKIPPED: cargo-deny is not installed (cargo install --locked cargo-deny): bans were not checked ***\n\n' >&2
+fi

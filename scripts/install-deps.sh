@@ -8,12 +8,12 @@ packages_of() {
     case $1 in
         build) echo gcc libc6-dev make pkg-config dpkg-dev ;;
         check) echo shellcheck systemd python3 ;;
-        test) echo util-linux e2fsprogs openssl zstd dbus ;;
+        test) echo util-linux e2fsprogs openssl zstd dbus git python3-venv ;;
         images) echo mmdebstrap debian-archive-keyring mtools gdisk dosfstools e2fsprogs cpio kmod systemd-boot-efi \
             grub-efi-amd64-bin grub-common u-boot-qemu u-boot-tools ;;
         vm) echo qemu-system-x86 qemu-utils ovmf u-boot-qemu ;;
         bench) echo mmdebstrap debian-archive-keyring e2fsprogs erofs-utils squashfs-tools zstd xdelta3 casync ostree \
-            rauc swupdate nginx-light curl time openssl dbus cpio jq python3 ;;
+            rauc swupdate nginx-light curl time openssl dbus cpio jq python3 python3-venv ;;
         docs) ;;
         *) echo "install-deps: no group $1" >&2; exit 2 ;;
     esac

@@ -11,6 +11,7 @@ mod bychunks;
 mod cmd;
 mod content;
 mod files;
+mod gate;
 mod output;
 mod progress;
 mod recipe;
@@ -19,11 +20,22 @@ mod release;
 mod text;
 mod webroot;
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused (a signature, a format, a rule)";
+/// What the exit codes mean; also in every man page and in the guide (a test compares).
+const EXIT_CODES: [(u8, &str); 4] = [
+    (0, "done"),
+    (1, "failed: a file, a disk, a contradiction in what was asked for"),
+    (2, "wrong command line"),
+    (3, "refused: a signature, a format, a rule, a gate; the reason code is on standard error"),
+];
+
+fn exit_codes() -> String {
+    let lines = EXIT_CODES.iter().map(|(code, meaning)| format!("\n  {code}  {meaning}"));
+    format!("Exit codes:{}", lines.collect::<String>())
+}
 
 /// Packages, signs, publishes and approves Flipside releases.
 #[derive(Parser)]
-#[command(name = "bundle-tool", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "bundle-tool", version, after_help = exit_codes(), max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -44,6 +56,7 @@ enum Command {
     Publish(cmd::publish::Args),
     Approve(cmd::approve::Args),
     Recall(cmd::recall::Args),
+    Release(cmd::release::Args),
     Serve(cmd::serve::Args),
     Completions(cmd::reference::CompletionArgs),
     Man(cmd::reference::ManArgs),
@@ -64,6 +77,7 @@ fn main() -> ExitCode {
         Command::Publish(args) => cmd::publish::run(&args),
         Command::Approve(args) => cmd::approve::run(&args),
         Command::Recall(args) => cmd::recall::run(&args),
+        Command::Release(args) => cmd::release::run(&args),
         Command::Completions(args) => cmd::reference::completions(&args, Cli::command()),
         Command::Man(args) => cmd::reference::man(&args, Cli::command()),
         Command::Serve(args) => cmd::serve::run(&args),
@@ -85,6 +99,15 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_guide_has_the_same_exit_codes() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/src/releases.md");
+        let page = std::fs::read_to_string(page).unwrap().replace(['[', ']'], "").replace("(reasons.md)", "");
+        for (code, meaning) in EXIT_CODES {
+            assert!(page.contains(&format!("| {code} | {meaning} |")), "{code}");
+        }
+    }
 
     #[test]
     fn every_command_shows_an_example() {

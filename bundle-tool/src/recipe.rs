@@ -9,6 +9,7 @@ use bundle::manifest::{FromRange, ImageKind, Manifest, SchemaRange};
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use crate::gate::{self, Gate, GateRecipe};
 use crate::text;
 
 /// A recipe. Unknown keys are errors: a mistyped `rollback_flor` must not pass silently.
@@ -33,8 +34,13 @@ pub struct Recipe {
     crit: Vec<String>,
     image: Vec<ImageRecipe>,
     #[serde(default)]
+    gate: Vec<GateRecipe>,
+    #[serde(default)]
     build: BuildRecipe,
 }
+
+/// The attestation under which a release records its gates; a recipe must not write it by hand.
+pub const GATES: &str = "gates";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -81,7 +87,24 @@ impl Recipe {
     /// Reads `bundle.toml`.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("in {}", path.display()))
+        Self::parse(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    /// Of the text of a `bundle.toml`.
+    pub fn parse(text: &str) -> Result<Self> {
+        let recipe: Self = toml::from_str(text)?;
+        anyhow::ensure!(
+            !recipe.attestations.contains_key(GATES),
+            "attestations.{GATES} is written by `bundle-tool release`, which runs the gates"
+        );
+        // Also for commands that run none: a mistake is found when it is made, not on the day of the release.
+        recipe.gates()?;
+        Ok(recipe)
+    }
+
+    /// The gates, in the order in which they run.
+    pub fn gates(&self) -> Result<Vec<Gate>> {
+        gate::gates(&self.gate)
     }
 
     /// The manifest, images still missing. `now` is used when neither recipe nor `SOURCE_DATE_EPOCH` names a time.

@@ -31,6 +31,11 @@ impl WebRoot {
         self.0.join("channels").join(channel).join("recall.dsse.json")
     }
 
+    /// A version of the trust root.
+    pub fn trust(&self, version: u64) -> PathBuf {
+        self.0.join("trust").join(format!("{version}.dsse.json"))
+    }
+
     /// The signed approval of a region for a channel.
     pub fn approval(&self, region: &str, channel: &str) -> PathBuf {
         self.0.join("approvals").join(region).join(format!("{channel}.dsse.json"))

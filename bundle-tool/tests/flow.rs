@@ -269,41 +269,17 @@ fn a_release_is_recalled_and_the_recall_lifted() {
 fn completions_and_man_pages_come_from_the_command_line() {
     let shop = Workshop::new();
     for shell in ["bash", "zsh", "fish"] {
-        assert!(shop.ok(&["completions", shell]).contains("approve"), "{shell}");
+        let script = shop.ok(&["completions", shell]);
+        assert!(script.contains("approve") && script.contains("release") && script.contains("skip-gate"), "{shell}");
     }
     shop.ok(&["man", "--out", "man1"]);
-    let page = String::from_utf8(shop.read("man1/bundle-tool-approve.1")).unwrap();
-    assert!(page.contains("threshold") && page.contains("Exit codes") || page.contains("Examples"), "{page}");
-}
-
-#[test]
-fn a_folder_travels_as_a_tree() {
-    let shop = Workshop::new();
-    std::fs::create_dir_all(shop.path("files/etc")).unwrap();
-    shop.write("files/etc/config", b"x = 1\n");
-    std::os::unix::fs::symlink("etc/config", shop.path("files/link")).unwrap();
-    shop.write(
-        "tree.toml",
-        br#"
-compatible = "demo"
-version = "1.0.0"
-counter = 1
-[[image]]
-name = "files"
-kind = "tree"
-path = "files"
-"#,
-    );
-    shop.ok(&["build", "tree.toml", "--out", "t.bundle", "--level", "3", "--quiet"]);
-    let extract = ["extract", "t.bundle", "--image", "files", "--out", "back", "--blindly-trust", "--quiet"];
-    shop.ok(&extract);
-    assert_eq!(shop.read("back/etc/config"), b"x = 1\n");
-    assert_eq!(std::fs::read_link(shop.path("back/link")).unwrap().to_str(), Some("etc/config"));
-    assert!(shop.fails(&extract).contains("exists"));
-    // A tar made elsewhere is held against the rules before it becomes a release.
-    shop.other("tar", &["cPf", "evil.tar", "../../etc/hostname"]).unwrap();
-    let recipe = String::from_utf8(shop.read("tree.toml")).unwrap().replace("path = \"files\"", "path = \"evil.tar\"");
-    shop.write("tree.toml", recipe.as_bytes());
-    shop.fails(&["build", "tree.toml", "--out", "u.bundle", "--quiet"]);
-    assert!(!shop.path("u.bundle").exists());
+    for (page, word) in [
+        ("bundle-tool", "publish"),
+        ("bundle-tool-approve", "threshold"),
+        ("bundle-tool-release", "skip"),
+        ("bundle-tool-trust-rotate", "add"),
+    ] {
+        let text = String::from_utf8(shop.read(&format!("man1/{page}.1"))).unwrap();
+        assert!(text.contains(word) && text.contains("EXIT STATUS"), "{page}\n{text}");
+    }
 }

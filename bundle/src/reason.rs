@@ -130,6 +130,8 @@ reasons! {
     Busy = "busy",
     /// The caller may not do this.
     NotAuthorized = "not_authorized",
+    /// A gate of the release did not show what it must.
+    GateFailed = "gate_failed",
     /// A malformed or contradictory document or bundle.
     Malformed = "malformed",
     /// An error inside Flipside; please report it.

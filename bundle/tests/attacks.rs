@@ -10,8 +10,9 @@ mod make;
 
 use std::path::{Path, PathBuf};
 
+use bundle::chunks::ChunksReader;
 use bundle::delta::check_recipes;
-use bundle::open::{open_approval, open_channel, open_manifest};
+use bundle::open::{open_approval, open_channel, open_manifest, open_recall};
 use bundle::reason::Reason;
 use bundle::trust::TrustRoot;
 use serde::{Deserialize, Serialize};
@@ -21,8 +22,8 @@ use serde::{Deserialize, Serialize};
 struct Attack {
     /// What the attacker hopes for.
     hope: String,
-    /// Which reader meets the files: `bundle`, `manifest`, `channel`, `approval`, `rotation`, `device`, `time`,
-    /// `tree`, `delta`.
+    /// Which reader meets the files: `bundle`, `manifest`, `channel`, `approval`, `recall`, `rotation`, `device`,
+    /// `time`, `tree`, `delta`, `chunks`.
     reader: String,
     /// The reason code of the refusal.
     expect: Reason,
@@ -46,6 +47,12 @@ fn answer(attack: &Attack, folder: &Path) -> Result<(), Reason> {
         "bundle" => kit::read_bundle(&input, &trust).map(drop),
         "manifest" => open_manifest(&input, &trust).map(drop).map_err(|error| error.reason()),
         "channel" => open_channel(&input, &trust, "stable").map(drop).map_err(|error| error.reason()),
+        "recall" => open_recall(&input, &trust, "stable").map(drop).map_err(|error| error.reason()),
+        "chunks" => {
+            let (manifest, _) = open_manifest(&read("manifest.dsse.json"), &trust).map_err(|error| error.reason())?;
+            let reader = ChunksReader::new(input.as_slice(), &manifest.images[0]).map_err(|error| error.reason())?;
+            reader.map(|group| group.map(drop).map_err(|error| error.reason())).collect()
+        }
         "approval" => open_approval(&input, &trust, "eu-west", "stable").map(drop).map_err(|error| error.reason()),
         "rotation" => trust.accept_next(&input).map(drop).map_err(|error| error.reason()),
         "device" => {

@@ -12,7 +12,8 @@ use base64::Engine as _;
 use bundle::approval::*;
 use bundle::channel::*;
 use bundle::digest::Digest;
-use bundle::open::{open_approval, open_channel, open_manifest};
+use bundle::open::{open_approval, open_channel, open_manifest, open_recall};
+use bundle::recall::{RECALL_TYPE, Recall, Recalled};
 use bundle::trust::TrustRoot;
 use kit::{REGION, RELEASE, ROOT, parts, sign, signed_trust, trust};
 
@@ -119,6 +120,30 @@ fn channel_index() {
     let make = || sign(CHANNEL_TYPE, channel().to_bytes().unwrap(), &[RELEASE]);
     let bytes = fixture("channel.dsse.json", make);
     assert_eq!(open_channel(&bytes, &root(), "stable").unwrap(), channel());
+    assert_eq!(make(), bytes, "written as it was");
+}
+
+#[test]
+fn recall() {
+    let recalled = Recalled {
+        release: release(),
+        go_back_to: Some(ReleaseRef {
+            version: semver::Version::new(2, 4, 0),
+            counter: 56,
+            manifest_sha256: Digest::of(b"old"),
+        }),
+        reason: "loses settings".to_owned(),
+    };
+    let recall = Recall {
+        channel: "stable".to_owned(),
+        version: 2,
+        issued: "2026-11-20T19:55:00Z".parse().unwrap(),
+        recalls: vec![recalled],
+        crit: Vec::new(),
+    };
+    let make = || sign(RECALL_TYPE, recall.to_bytes().unwrap(), &[RELEASE]);
+    let bytes = fixture("recall.dsse.json", make);
+    assert_eq!(open_recall(&bytes, &root(), "stable").unwrap(), recall);
     assert_eq!(make(), bytes, "written as it was");
 }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use bundle::build::{Event, Source};
-use bundle::manifest::ImageKind;
+use bundle::build::{Built, Event, Settings, Source};
+use bundle::manifest::{ImageKind, Manifest};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -72,25 +72,12 @@ pub fn run(args: &Args) -> Result<()> {
     manifest.version = args.release_version.clone().unwrap_or(manifest.version);
     manifest.counter = args.counter.unwrap_or(manifest.counter);
     let sources = recipe.sources(args.recipe.parent().unwrap_or(Path::new("")));
-    for source in &sources {
-        if let Some(advice) = advice(source)? {
-            eprintln!("note: {}: {advice}", source.name);
-        }
-    }
     let mut settings = recipe.settings()?;
     settings.level = args.level.unwrap_or(settings.level);
     settings.frame_size = args.frame_size.unwrap_or(settings.frame_size);
     settings.threads = args.threads.unwrap_or(settings.threads);
-
-    let progress = Progress::new(args.quiet);
-    let report = |event: Event<'_>| match event {
-        Event::Image { name, size } => progress.begin(name, size),
-        Event::Frame { raw, .. } => progress.advance(raw),
-    };
     let started = Instant::now();
-    let built = bundle::build::build(manifest, &sources, &settings, &args.out, &report)
-        .with_context(|| format!("building {}", args.out.display()))?;
-    progress.finish();
+    let built = package(manifest, &sources, &settings, &args.out, args.quiet)?;
 
     let seconds = started.elapsed().as_secs_f64();
     let raw: u64 = built.frames.iter().map(|stats| stats.raw).sum();
@@ -106,8 +93,26 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Builds the bundle, with advice and progress on standard error.
+pub fn package(manifest: Manifest, sources: &[Source], settings: &Settings, out: &Path, quiet: bool) -> Result<Built> {
+    for source in sources {
+        if let Some(advice) = advice(source)? {
+            eprintln!("note: {}: {advice}", source.name);
+        }
+    }
+    let progress = Progress::new(quiet);
+    let report = |event: Event<'_>| match event {
+        Event::Image { name, size } => progress.begin(name, size),
+        Event::Frame { raw, .. } => progress.advance(raw),
+    };
+    let built = bundle::build::build(manifest, sources, settings, out, &report)
+        .with_context(|| format!("building {}", out.display()))?;
+    progress.finish();
+    Ok(built)
+}
+
 /// `SOURCE_DATE_EPOCH` (reproducible-builds.org), else now, to the second.
-fn build_time() -> Result<Timestamp> {
+pub fn build_time() -> Result<Timestamp> {
     let seconds = match std::env::var("SOURCE_DATE_EPOCH") {
         Ok(text) => text.parse().with_context(|| format!("SOURCE_DATE_EPOCH={text:?} is not a number of seconds"))?,
         Err(_) => Timestamp::now().as_second(),

@@ -42,10 +42,10 @@ pub struct Args {
 pub struct Effort {
     /// zstd level, 1 to 22 (default 19)
     #[arg(long)]
-    level: Option<i32>,
+    pub level: Option<i32>,
     /// Threads (default: all cores), about 80 MB of memory each
     #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    pub threads: Option<usize>,
 }
 
 impl Effort {

@@ -31,7 +31,7 @@ pub struct Args {
     /// Write a tree as the tar it is
     #[arg(long)]
     as_tar: bool,
-    /// Keep the owners of a tree's files; needs the rights of root
+    /// Keep the owners of a tree's files, their capabilities and security labels; needs the rights of root
     #[arg(long)]
     keep_owners: bool,
     #[command(flatten)]

@@ -13,7 +13,9 @@ use bundle::manifest::Manifest;
 use bundle::random::{RandomReader, read_envelope};
 use serde::Serialize;
 
+use crate::gate::counts::Counts;
 use crate::output::{self, bytes};
+use crate::recipe::GATES;
 
 /// Show what is in a bundle, without verifying it
 #[derive(clap::Args)]
@@ -115,7 +117,10 @@ fn print(facts: &Facts) -> Result<()> {
     some("hooks", manifest.hooks.join(", "));
     some("critical", manifest.crit.join(", "));
     for (name, value) in &manifest.attestations {
-        println!("attested    {name}: {value}");
+        match value.as_object().filter(|_| name == GATES) {
+            Some(gates) => gates.iter().for_each(|(name, gate)| println!("gate        {name}: {}", gate_text(gate))),
+            None => println!("attested    {name}: {value}"),
+        }
     }
     println!("bundle      {}", bytes(facts.size));
     for (image, stats) in manifest.images.iter().zip(&facts.images) {
@@ -146,6 +151,19 @@ fn print(facts: &Facts) -> Result<()> {
         println!("signature   none");
     }
     Ok(())
+}
+
+/// One gate in words, from whatever version wrote it.
+fn gate_text(gate: &serde_json::Value) -> String {
+    let text = |name: &str| gate.get(name).and_then(serde_json::Value::as_str).unwrap_or("?");
+    let shown = gate.get("shown").cloned().unwrap_or_default();
+    let counts = shown.get("tests").cloned().and_then(|tests| serde_json::from_value::<Counts>(tests).ok());
+    let measures = shown.get("benchmarks").and_then(serde_json::Value::as_object).map_or(0, serde_json::Map::len);
+    let mut facts = vec![text("outcome").to_owned()];
+    facts.extend(gate.get("why").and_then(serde_json::Value::as_str).map(ToOwned::to_owned));
+    facts.extend(counts.map(|counts| counts.to_string()));
+    facts.extend((measures > 0).then(|| format!("{measures} benchmarks")));
+    format!("{} ({}, `{}`)", facts.join(", "), text("stage"), text("run"))
 }
 
 fn from_text(min: u64, max: Option<u64>) -> String {

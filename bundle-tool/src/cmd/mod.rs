@@ -11,6 +11,7 @@ pub mod keygen;
 pub mod publish;
 pub mod recall;
 pub mod reference;
+pub mod release;
 pub mod serve;
 pub mod sign;
 pub mod trust;

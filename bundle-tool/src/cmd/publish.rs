@@ -38,44 +38,92 @@ const MAX_SHARE: u64 = 65;
 #[command(after_help = EXAMPLE)]
 pub struct Args {
     /// The bundle; must be signed
-    bundle: PathBuf,
+    pub bundle: PathBuf,
     /// Folder a web server serves
     #[arg(long, value_name = "DIR")]
-    root: PathBuf,
+    pub root: PathBuf,
     /// The channel
     #[arg(long)]
-    channel: String,
+    pub channel: String,
     /// Private release key that signs the channel index; several times for several
     #[arg(long, value_name = "KEY.pem", required = true)]
-    key: Vec<PathBuf>,
+    pub key: Vec<PathBuf>,
     /// Trust root to hold bundle and channel index against (default: the keys given)
     #[arg(long, value_name = "FILE")]
-    trust: Option<PathBuf>,
+    pub trust: Option<PathBuf>,
     /// Start a new channel index although the present one is not signed by these keys
     #[arg(long)]
-    blindly_replace_channel: bool,
+    pub blindly_replace_channel: bool,
     /// Make deltas from that many of the releases before
     #[arg(long, value_name = "N", default_value_t = 0)]
-    deltas: usize,
+    pub deltas: usize,
     #[command(flatten)]
-    effort: Effort,
+    pub effort: Effort,
     /// No progress
     #[arg(long, short)]
-    quiet: bool,
+    pub quiet: bool,
     /// Print facts as JSON
     #[arg(long)]
-    json: bool,
+    pub json: bool,
+}
+
+/// What is on the web root now.
+pub struct Published {
+    manifest: Manifest,
+    digest: Digest,
+    size: u64,
+    url: String,
+    deltas: Vec<ChannelDelta>,
+    channel: Channel,
+}
+
+impl Published {
+    /// As JSON.
+    pub fn facts(&self) -> serde_json::Value {
+        json!({
+            "deltas": self.deltas, "channel": self.channel.channel, "channel_version": self.channel.version,
+            "manifest_sha256": self.digest, "version": self.manifest.version, "counter": self.manifest.counter,
+            "size": self.size, "url": self.url,
+        })
+    }
+
+    /// For people.
+    pub fn print(&self, web: &WebRoot) {
+        let (manifest, channel) = (&self.manifest, &self.channel);
+        println!("release {} (counter {}), manifest {}", manifest.version, manifest.counter, self.digest);
+        println!("bundle  {} ({})", web.file(&self.url).display(), output::bytes(self.size));
+        for delta in &self.deltas {
+            println!("delta   from {} ({})", delta.from.short(), output::bytes(delta.size));
+        }
+        println!(
+            "channel {} version {}: {}",
+            channel.channel,
+            channel.version,
+            web.channel(&channel.channel).display()
+        );
+    }
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let published = publish(args)?;
+    if args.json {
+        return output::json(&published.facts());
+    }
+    published.print(&WebRoot::new(&args.root));
+    Ok(())
+}
+
+/// Copies the bundle, makes deltas, then writes the channel index.
+pub fn publish(args: &Args) -> Result<Published> {
     anyhow::ensure!(bundle::document::is_name(&args.channel), "a channel name is like stable or beta-2");
     let keys = args.key.iter().map(|path| files::private_key(path)).collect::<Result<Vec<_>>>()?;
-    let (believed, threshold) = believed(args, &keys)?;
+    let (believed, threshold) = believed(args.trust.as_deref(), &keys)?;
     let web = WebRoot::new(&args.root);
     let (manifest, digest, size) =
         open(&args.bundle, &believed, threshold).with_context(|| args.bundle.display().to_string())?;
     let path = web.channel(&args.channel);
-    let mut channel = load(&path, args, &believed, threshold)?;
+    let present = if args.blindly_replace_channel { None } else { load(&path, &believed, threshold)? };
+    let mut channel = present.unwrap_or_else(|| empty(&args.channel));
     add(&mut channel, &manifest, digest, size)?;
 
     let url = WebRoot::bundle_url(&digest);
@@ -98,28 +146,19 @@ pub fn run(args: &Args) -> Result<()> {
         );
     }
     files::replace(&path, &envelope.to_bytes()?)?;
-    if args.json {
-        return output::json(&json!({
-            "deltas": made, "channel": channel.channel, "channel_version": channel.version, "manifest_sha256": digest,
-            "version": manifest.version, "counter": manifest.counter, "size": size, "url": url,
-        }));
-    }
-    println!("release {} (counter {}), manifest {digest}", manifest.version, manifest.counter);
-    println!("bundle  {} ({})", web.file(&url).display(), output::bytes(size));
-    made.iter().for_each(|delta| println!("delta   from {} ({})", delta.from.short(), output::bytes(delta.size)));
-    println!("channel {} version {}: {}", channel.channel, channel.version, path.display());
-    Ok(())
+    Ok(Published { manifest, digest, size, url, deltas: made, channel })
 }
 
 /// Whose signatures count: the trust root's release role, else any one of the given keys.
-fn believed(args: &Args, keys: &[PrivateKey]) -> Result<(KeySet, usize)> {
-    match &args.trust {
+pub fn believed(trust: Option<&Path>, keys: &[PrivateKey]) -> Result<(KeySet, usize)> {
+    match trust {
         Some(path) => Ok(files::trust(path)?.release_keys()),
         None => Ok((keys.iter().map(PrivateKey::public).collect::<Result<KeySet, _>>()?, 1)),
     }
 }
 
-fn open(path: &Path, keys: &KeySet, threshold: usize) -> Result<(Manifest, Digest, u64)> {
+/// A bundle that those keys signed: its manifest, the digest of that, and its size. Frames are not looked at.
+pub fn open(path: &Path, keys: &KeySet, threshold: usize) -> Result<(Manifest, Digest, u64)> {
     let mut file = BufReader::new(File::open(path)?);
     let bytes = read_envelope(&mut file)?;
     let verified = Envelope::parse(&bytes)?.verify(MANIFEST_TYPE, keys, threshold)?;
@@ -128,40 +167,28 @@ fn open(path: &Path, keys: &KeySet, threshold: usize) -> Result<(Manifest, Diges
     Ok((reader.manifest().clone(), Digest::of(&verified.payload), reader.layout().len()))
 }
 
-/// The channel as it stands. What somebody else put there must not be signed again by us.
-fn load(path: &Path, args: &Args, keys: &KeySet, threshold: usize) -> Result<Channel> {
-    let empty = Channel {
-        channel: args.channel.clone(),
-        version: 0,
-        issued: Timestamp::UNIX_EPOCH,
-        releases: Vec::new(),
-        crit: Vec::new(),
-    };
-    if !path.exists() || args.blindly_replace_channel {
-        return Ok(empty);
+fn empty(channel: &str) -> Channel {
+    let issued = Timestamp::UNIX_EPOCH;
+    Channel { channel: channel.to_owned(), version: 0, issued, releases: Vec::new(), crit: Vec::new() }
+}
+
+/// The channel as it stands, if it does. What somebody else put there must not be signed again by us.
+pub fn load(path: &Path, keys: &KeySet, threshold: usize) -> Result<Option<Channel>> {
+    if !path.exists() {
+        return Ok(None);
     }
     let read = || -> Result<Channel> {
         let verified = Envelope::parse(&files::document(path)?)?.verify(CHANNEL_TYPE, keys, threshold)?;
         Ok(Channel::parse(&verified.payload)?)
     };
-    read().with_context(|| format!("the channel index {} (--blindly-replace-channel starts a new one)", path.display()))
+    let what =
+        || format!("the channel index {} (`publish --blindly-replace-channel` starts a new one)", path.display());
+    read().map(Some).with_context(what)
 }
 
 fn add(channel: &mut Channel, manifest: &Manifest, digest: Digest, size: u64) -> Result<()> {
     let release = ReleaseRef { version: manifest.version.clone(), counter: manifest.counter, manifest_sha256: digest };
-    let clash = channel.releases.iter().map(|each| &each.release).find(|each| {
-        each.manifest_sha256 != digest && (each.counter == release.counter || each.version == release.version)
-    });
-    if let Some(clash) = clash {
-        return Err(Refused(
-            Reason::CounterRollback,
-            format!(
-                "the channel already has another release {} with counter {}; counters rise and are never used twice",
-                clash.version, clash.counter
-            ),
-        )
-        .into());
-    }
+    free(channel, &release.version, release.counter, Some(digest))?;
     let deltas = channel.find(&digest).map(|each| each.deltas.clone()).unwrap_or_default();
     channel.releases.retain(|each| each.release.manifest_sha256 != digest);
     channel.releases.push(ChannelRelease { release, size, urls: vec![WebRoot::bundle_url(&digest)], deltas });
@@ -169,6 +196,21 @@ fn add(channel: &mut Channel, manifest: &Manifest, digest: Digest, size: u64) ->
     channel.version += 1;
     channel.issued = now()?;
     Ok(())
+}
+
+/// Refuses a version or counter that another release than `digest` has already.
+pub fn free(channel: &Channel, version: &semver::Version, counter: u64, digest: Option<Digest>) -> Result<()> {
+    let clash = channel
+        .releases
+        .iter()
+        .map(|each| &each.release)
+        .find(|each| Some(each.manifest_sha256) != digest && (each.counter == counter || each.version == *version));
+    let Some(clash) = clash else { return Ok(()) };
+    let (version, counter) = (&clash.version, clash.counter);
+    let why = format!(
+        "the channel already has another release {version} with counter {counter}; counters rise and are never used twice"
+    );
+    Err(Refused(Reason::CounterRollback, why).into())
 }
 
 /// Deltas from the releases before, those that do not pay left out.

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bundle::build::{publish, replace_envelope};
 use bundle::dsse::Envelope;
-use bundle::keys::SIGNATURE_LEN;
+use bundle::keys::{KeyId, SIGNATURE_LEN};
 use bundle::manifest::Manifest;
 use bundle::random::read_envelope;
 
@@ -49,11 +49,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.print_pae {
         return std::io::stdout().write_all(&envelope.pae()).context("writing the bytes to sign");
     }
-    let mut signed = Vec::new();
-    for path in &args.key {
-        signed.push(envelope.sign(&files::private_key(path)?)?);
-    }
-    if let (Some(signature), Some(public_key)) = (&args.attach, &args.public_key) {
+    let signed = if let (Some(signature), Some(public_key)) = (&args.attach, &args.public_key) {
         let signature = read_signature(signature)?;
         let key = files::public_key(public_key)?;
         // A wrong signature in a released file is found by the whole fleet; here it costs a line.
@@ -64,13 +60,27 @@ pub fn run(args: &Args) -> Result<()> {
             public_key.display()
         );
         envelope.attach(key.id(), signature);
-        signed.push(key.id());
-    }
-    signable.write(&args.file, &envelope)?;
+        signable.write(&args.file, &envelope)?;
+        vec![key.id()]
+    } else {
+        add(&args.file, &args.key)?
+    };
     for id in signed {
         println!("{}: signed by {id}", args.file.display());
     }
     Ok(())
+}
+
+/// Adds the signatures of those private keys to the file.
+pub fn add(file: &Path, keys: &[PathBuf]) -> Result<Vec<KeyId>> {
+    let signable = Signable::open(file)?;
+    let mut envelope = Envelope::parse(signable.envelope()).with_context(|| file.display().to_string())?;
+    let mut signed = Vec::new();
+    for path in keys {
+        signed.push(envelope.sign(&files::private_key(path)?)?);
+    }
+    signable.write(file, &envelope)?;
+    Ok(signed)
 }
 
 /// A file that has an envelope: as its whole, or as its first member.

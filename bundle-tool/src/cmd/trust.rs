@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 mod init;
+mod publish;
 mod rotate;
 mod show;
 
@@ -18,6 +19,7 @@ pub struct Args {
 enum Command {
     Init(init::Args),
     Rotate(rotate::Args),
+    Publish(publish::Args),
     Show(show::Args),
 }
 
@@ -25,6 +27,7 @@ pub fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Init(args) => init::run(args),
         Command::Rotate(args) => rotate::run(args),
+        Command::Publish(args) => publish::run(args),
         Command::Show(args) => show::run(args),
     }
 }

@@ -154,7 +154,7 @@ fn section(
     let work = |(number, record, stored): (u32, FrameRecord, Vec<u8>)| {
         let mut raw = Vec::new();
         FrameDecoder::new().decode(&record, &stored, &mut raw)?;
-        let made = encoder.encode(&raw, stored)?;
+        let made = encoder.encode(number, &raw, stored)?;
         Ok::<_, BuildError>((number, record, made))
     };
     let mut counts = DeltaStats::default();

@@ -213,4 +213,31 @@ proptest! {
         let built = build_with(&[("rootfs", &root)], 2);
         prop_assert_eq!(read_back(&std::fs::read(&built.path).unwrap(), &built.built.manifest).unwrap(), [root]);
     }
+
+    /// Any number of images of any kind of chunk, at any setting: the same bytes at any number of threads, and back.
+    #[test]
+    fn any_images_at_any_setting_survive_and_are_the_same_bytes(
+        lens in proptest::collection::vec(0usize..90_000, 1..4),
+        (seed, level, blocks) in (1u64..1000, 1i32..8, 1u32..9),
+        (chunks, threads) in (0u8..4, 2usize..6),
+    ) {
+        let images = lens.iter().zip(seed..).map(|(len, seed)| image(*len, seed)).collect::<Vec<_>>();
+        let dir = tempfile::tempdir().unwrap();
+        let sources = images.iter().enumerate().map(|(n, bytes)| {
+            let path = dir.path().join(n.to_string());
+            std::fs::write(&path, bytes).unwrap();
+            let cut = |method| ChunkChoice::Cut(method);
+            let all = [ChunkChoice::None, ChunkChoice::Auto, cut(ChunkMethod::FastCdc(4096)), cut(ChunkMethod::Blocks(4096))];
+            Source { name: format!("i{n}"), kind: ImageKind::File, path, chunks: all[(chunks as usize + n) % 4] }
+        }).collect::<Vec<_>>();
+        let build_at = |threads: usize| {
+            let settings = Settings { level, frame_size: blocks * 4096, threads };
+            let path = dir.path().join(format!("{threads}.bundle"));
+            let built = build(template(), &sources, &settings, &path, &|_| {}).unwrap();
+            (std::fs::read(path).unwrap(), built.manifest)
+        };
+        let ((one, manifest), (many, _)) = (build_at(1), build_at(threads));
+        prop_assert!(one == many);
+        prop_assert!(read_back(&one, &manifest).unwrap() == images);
+    }
 }

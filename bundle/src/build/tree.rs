@@ -122,6 +122,10 @@ impl<W: Write> Writer<W> {
         }
         for (name, value) in xattrs {
             let name = std::str::from_utf8(name).map_err(|_| setting("an attribute whose name is not UTF-8"))?;
+            // A PAX key ends at the first one; it would come back as another attribute.
+            if name.contains('=') {
+                return Err(setting("an attribute whose name has a ="));
+            }
             records.extend(record(&format!("{XATTR}{name}"), value));
         }
         if !records.is_empty() {

@@ -106,9 +106,51 @@ mod round_trip {
         fs::write(folder.join("n".repeat(200)), b"long").unwrap();
         symlink("/etc/passwd", folder.join("link")).unwrap();
         symlink("x".repeat(150), folder.join("long-link")).unwrap();
-        let _ = rustix::fs::lsetxattr(folder.join("etc-x"), "user.note", b"kept\0", rustix::fs::XattrFlags::empty());
+        set(&folder.join("etc-x"), "user.note", b"kept\0").expect("the temporary folder must know extended attributes");
         fs::set_permissions(folder.join("etc-x"), fs::Permissions::from_mode(0o4750)).unwrap();
         fs::set_permissions(folder.join("etc/deep"), fs::Permissions::from_mode(0o555)).unwrap();
+    }
+
+    fn set(path: &Path, name: &str, value: &[u8]) -> rustix::io::Result<()> {
+        rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty())
+    }
+
+    /// A file capability (cap_net_raw, effective), as `setcap` writes it.
+    const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    #[test]
+    fn owners_and_capabilities_come_back_when_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, kept, ours) = (dir.path().join("from"), dir.path().join("kept"), dir.path().join("ours"));
+        [&from, &kept, &ours].iter().for_each(|folder| fs::create_dir(folder).unwrap());
+        fs::write(from.join("ping"), b"program").unwrap();
+        symlink("ping", from.join("link")).unwrap();
+        if std::os::unix::fs::chown(from.join("ping"), Some(1234), Some(2345)).is_err() {
+            return eprintln!("\n*** SKIPPED: owners and capabilities need the rights of root ***\n");
+        }
+        std::os::unix::fs::lchown(from.join("link"), Some(77), Some(3_000_000)).unwrap();
+        fs::set_permissions(from.join("ping"), fs::Permissions::from_mode(0o6755)).unwrap();
+        set(&from.join("ping"), "security.capability", &CAPABILITY).unwrap();
+        let bytes = tar(&from);
+        unpack(bytes.as_slice(), &kept, Owners::Keep).unwrap();
+        assert!(tar(&kept) == bytes);
+        let facts = fs::symlink_metadata(kept.join("link")).unwrap();
+        assert_eq!((facts.uid(), facts.gid()), (77, 3_000_000));
+
+        unpack(bytes.as_slice(), &ours, Owners::Ours).unwrap();
+        assert_eq!(fs::metadata(ours.join("ping")).unwrap().uid(), 0);
+        let mut value = [0; 64];
+        let capability = rustix::fs::lgetxattr(ours.join("ping"), "security.capability", &mut value[..]);
+        assert_eq!(capability, Err(rustix::io::Errno::NODATA));
+    }
+
+    #[test]
+    fn an_attribute_that_would_not_come_back_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), b"").unwrap();
+        set(&dir.path().join("file"), "user.a=b", b"c").unwrap();
+        let error = crate::build::write_tree(dir.path(), 0, &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("has a ="), "{error}");
     }
 
     fn tar(folder: &Path) -> Vec<u8> {

@@ -11,12 +11,15 @@ use std::time::{Duration, SystemTime};
 
 use super::{TreeEntry, TreeError, TreeKind, TreeReader};
 
+/// Attributes that only root may set and that give rights: file capabilities, security labels.
+const PRIVILEGED: [&str; 2] = ["security.", "trusted."];
+
 /// Whose the files will be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owners {
-    /// As in the tree; needs the rights of root.
+    /// As in the tree, with all attributes; needs the rights of root.
     Keep,
-    /// Those of this process.
+    /// Those of this process, without the attributes that only root may set.
     Ours,
 }
 
@@ -95,13 +98,14 @@ fn plain_file(folder: &Path, name: &str) -> io::Result<PathBuf> {
     if fs::symlink_metadata(&path)?.is_file() { Ok(path) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
-/// Owner, then mode (a change of owner clears set-user-id), then attributes, then time.
+/// Owner first: changing it clears set-user-id and file capabilities. Mode last: it may forbid the rest.
 fn finish(path: &Path, entry: &TreeEntry, owners: Owners) -> Result<(), UnpackError> {
     let run = || -> io::Result<()> {
         if owners == Owners::Keep {
             std::os::unix::fs::lchown(path, Some(entry.uid), Some(entry.gid))?;
         }
-        for (name, value) in &entry.xattrs {
+        let ours = |name: &str| owners == Owners::Keep || !PRIVILEGED.iter().any(|prefix| name.starts_with(prefix));
+        for (name, value) in entry.xattrs.iter().filter(|(name, _)| ours(name)) {
             rustix::fs::lsetxattr(path, name.as_str(), value, rustix::fs::XattrFlags::empty())?;
         }
         if matches!(entry.kind, TreeKind::Symlink { .. }) {

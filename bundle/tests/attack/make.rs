@@ -14,8 +14,11 @@ use bundle::ustar::RawHeader;
 use super::Attack;
 use crate::kit::{self, FRAME, Parts, REGION, RELEASE, RELEASE_2, ROOT, STRANGER, parts, sign, tar};
 
+#[path = "more.rs"]
+mod more;
+
 /// How many folders there are.
-pub const NAMES: usize = 48;
+pub const NAMES: usize = 62;
 
 pub fn approval(epoch: u64, version: u64) -> Approval {
     Approval {
@@ -54,8 +57,8 @@ impl Maker<'_> {
         self.write(name, &attack, &parts("honest").envelope(&[RELEASE]));
     }
 
-    fn time(&self, name: &str, expect: Reason, hope: &str, now: &str, input: &Approval) {
-        let clock = Some((now.parse().unwrap(), (3, 412)));
+    fn time(&self, name: &str, expect: Reason, hope: &str, (now, seen): (&str, (u64, u64)), input: &Approval) {
+        let clock = Some((now.parse().unwrap(), seen));
         let attack = Attack { hope: hope.to_owned(), reader: "time".to_owned(), expect, device: None, clock };
         self.write(name, &attack, &signed_approval(input, REGION));
     }
@@ -71,6 +74,15 @@ impl Maker<'_> {
         std::fs::write(folder.join("attack.json"), json).unwrap();
         std::fs::write(folder.join("trust.dsse.json"), &self.trust).unwrap();
         std::fs::write(folder.join("input"), input).unwrap();
+    }
+
+    fn with_region(&self, region: u8) -> Maker<'_> {
+        let mut trust = kit::trust(2, &[RELEASE], 1);
+        trust.keys.insert(kit::id(region), kit::key(region).public().unwrap().to_pem().to_owned());
+        if let Some(role) = trust.regions.get_mut("eu-west") {
+            role.approve.keys = vec![kit::id(region)];
+        }
+        Maker { folder: self.folder, trust: kit::signed_trust(&trust, &[ROOT]) }
     }
 
     fn with_trust(&self, release: &[u8], threshold: u32, version: u64) -> Maker<'_> {
@@ -101,6 +113,7 @@ pub fn all(folder: &Path) {
     containers(&maker);
     trees(&maker);
     deltas(&maker);
+    more::all(&maker);
 }
 
 fn signatures(maker: &Maker<'_>) {
@@ -221,9 +234,28 @@ fn devices(maker: &Maker<'_>) {
     maker.device("wrong-compatible", Reason::Incompatible, hope, ("other-appliance", "rev-a", 56));
     maker.device("wrong-hardware", Reason::HardwareMismatch, hope, ("demo-appliance", "proto-1", 56));
     let hope = "an approval that was withdrawn is shown for ever";
-    maker.time("indefinite-freeze", Reason::ApprovalExpired, hope, "2026-11-27T19:55:00Z", &approval(3, 413));
+    maker.time(
+        "indefinite-freeze",
+        Reason::ApprovalExpired,
+        hope,
+        ("2026-11-27T19:55:00Z", (3, 412)),
+        &approval(3, 413),
+    );
     let hope = "an older approval is replayed";
-    maker.time("approval-rollback", Reason::ApprovalRollback, hope, "2026-11-21T00:00:00Z", &approval(3, 411));
+    maker.time(
+        "approval-rollback",
+        Reason::ApprovalRollback,
+        hope,
+        ("2026-11-21T00:00:00Z", (3, 412)),
+        &approval(3, 411),
+    );
+    let hope = "the highest version there is, signed with a stolen key, outranks every honest approval for ever";
+    let after = ("2026-11-21T00:00:00Z", (4, 1));
+    maker.time("fast-forward", Reason::ApprovalRollback, hope, after, &approval(3, u64::MAX));
+    // The thief's own try at the raised epoch: his key is not the region's any more.
+    let maker_4 = maker.with_region(STRANGER);
+    let highest = signed_approval(&approval(u64::MAX, u64::MAX), REGION);
+    maker_4.add("fast-forward-after-rotation", "approval", Reason::KeyUnknown, hope, highest);
     let hope = "the approval of another region is used here";
     let elsewhere = Approval { region: "us-east".to_owned(), ..approval(3, 412) };
     maker.add(

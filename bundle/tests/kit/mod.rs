@@ -189,6 +189,9 @@ pub fn read_bundle(bytes: &[u8], trust: &TrustRoot) -> Result<Vec<Vec<u8>>, Reas
             indexes.push(index);
             continue;
         }
+        if member.kind == MemberKind::Chunks {
+            continue;
+        }
         let (mut whole, mut raw, mut stored) = (Vec::new(), Vec::new(), Vec::new());
         let index = indexes[member.image.unwrap()].as_slice();
         for record in IndexReader::new(index, image).map_err(|error| error.reason())? {

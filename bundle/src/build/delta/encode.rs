@@ -74,13 +74,17 @@ impl<'a> Encoder<'a> {
         Self { old: index.zip(file), level, frame_size, max_prefix }
     }
 
-    /// The smallest recipe of a frame that the bundle stores as `stored`.
+    /// The smallest recipe of frame `number`, which the bundle stores as `stored`.
     ///
     /// # Errors
     /// When the old image can not be read, or zstd fails.
-    pub fn encode(&self, raw: &[u8], stored: Vec<u8>) -> Result<Made, BuildError> {
+    pub fn encode(&self, number: u32, raw: &[u8], stored: Vec<u8>) -> Result<Made, BuildError> {
         let Some((index, file)) = self.old else { return Ok(Made::Plain { stored }) };
-        let runs = self.runs(index, file, raw)?;
+        let place = u64::from(number) * (self.frame_size as u64 / u64::from(BLOCK));
+        if self.unmoved(index, file, raw, place)? {
+            return Ok(Made::Copy { old: place * u64::from(BLOCK) });
+        }
+        let runs = self.runs(index, file, raw, place)?;
         if let [run] = runs.as_slice()
             && (run.count * BLOCK) as usize == raw.len()
         {
@@ -132,27 +136,46 @@ impl<'a> Encoder<'a> {
         Ok(Body { method, ..whole.clone() }.to_bytes())
     }
 
-    /// Blocks of the frame that equal blocks of the old image, in the longest runs that going on gives.
-    fn runs(&self, index: &OldIndex, file: &File, raw: &[u8]) -> Result<Vec<Run>, BuildError> {
+    /// Blocks of the frame, which stands at block `place` of its image, that equal blocks of the old image.
+    ///
+    /// Of several equal ones, the one that goes on a run; else the one as far away as the last run was, or at the same
+    /// place: what was not changed stays one run, also where it holds a block that stands in many places. Zeros go on
+    /// a run where the old image has zeros too, but never begin one.
+    fn runs(&self, index: &OldIndex, file: &File, raw: &[u8], place: u64) -> Result<Vec<Run>, BuildError> {
         let mut runs: Vec<Run> = Vec::new();
         for (block, number) in raw.as_chunks::<{ BLOCK as usize }>().0.iter().zip(0u32..) {
             let hash = block_hash(block);
-            if hash == 0 {
+            let next = runs.last().map(|run| run.old + u64::from(number - run.block));
+            let goes_on = runs.last().is_some_and(|run| run.block + run.count == number);
+            let near = [next, Some(place + u64::from(number))].into_iter().flatten();
+            let Some(old) = near.into_iter().find(|near| index.block(*near) == Some(hash)).or_else(|| index.find(hash))
+            else {
+                continue;
+            };
+            let longer = goes_on && next == Some(old);
+            // The hash of zeros is exact; that of anything else says only where to look.
+            if if hash == 0 { !longer } else { !same(file, old, block)? } {
                 continue;
             }
-            let next =
-                runs.last().filter(|run| run.block + run.count == number).map(|run| run.old + u64::from(run.count));
-            let goes_on = next.filter(|next| index.block(*next) == Some(hash));
-            let Some(old) = goes_on.or_else(|| index.find(hash)) else { continue };
-            if !same(file, old, block)? {
-                continue;
-            }
-            match runs.last_mut().filter(|_| next == Some(old)) {
+            match runs.last_mut().filter(|_| longer) {
                 Some(run) => run.count += 1,
                 None => runs.push(Run { block: number, count: 1, old }),
             }
         }
         Ok(runs)
+    }
+
+    /// Whether the old image holds the very same bytes at that block.
+    fn unmoved(&self, index: &OldIndex, file: &File, raw: &[u8], place: u64) -> Result<bool, BuildError> {
+        let start = place * u64::from(BLOCK);
+        let (blocks, _) = raw.as_chunks::<{ BLOCK as usize }>();
+        let equal = |(block, number): (&[u8; BLOCK as usize], u64)| index.block(number) == Some(block_hash(block));
+        if start + raw.len() as u64 > index.size() || !blocks.iter().zip(place..).all(equal) {
+            return Ok(false);
+        }
+        let mut old = vec![0; raw.len()];
+        file.read_exact_at(&mut old, start).map_err(BuildError::Write)?;
+        Ok(old == raw)
     }
 
     /// Pieces of the old image that share most sampled windows with the literal: greedy, each piece counted only for

@@ -119,6 +119,23 @@ fn an_unchanged_image_is_one_copy() {
     assert_eq!((built.stats.copied, built.stats.patch), (10, 0));
 }
 
+/// Blocks that stand in many places, zeros among them, tear no run apart.
+#[test]
+fn an_unchanged_image_of_common_blocks_is_one_copy_and_a_moved_one_is_runs() {
+    let common = b"the quick brown fox ".repeat(64 << 10)[..FRAME as usize / 2].to_vec();
+    let mut image = [program(FRAME as usize, 3), common.clone(), vec![0; FRAME as usize], common].concat();
+    image.extend(program(FRAME as usize, 9));
+    let built = works(&image, &image);
+    assert_eq!((built.stats.copied, built.stats.zeros, built.stats.patch), (4, 0, 0), "{:?}", built.stats);
+    // Also where it does not end on a block.
+    image.extend_from_slice(b"the end");
+    let built = works(&image, &image);
+    assert_eq!((built.stats.copied, built.stats.patch), (5, 0), "{:?}", built.stats);
+    let moved = [vec![1; 4096], image.clone()].concat();
+    let built = works(&image, &moved);
+    assert!(built.stats.patch < 400, "{:?}", built.stats);
+}
+
 #[test]
 fn a_shifted_image_with_one_new_page_costs_little() {
     let old = program(40 * FRAME as usize, 0);
@@ -207,5 +224,37 @@ proptest! {
         let mut out = Vec::new();
         let _ = Patcher::new().patch(&record, &sections[0], (&body, &Digest::of(&body)), old.as_slice(), &mut out)
             .map(|()| assert_eq!(Digest::of(&out), record.raw_sha256));
+    }
+}
+
+/// An edit of an image: what is done, where, how much.
+fn edit(image: &mut Vec<u8>, (kind, at, len): (u8, usize, usize)) {
+    let at = at % (image.len() + 1);
+    let end = (at + len).min(image.len());
+    match kind {
+        0 => image[at..end].fill(kind + len as u8),
+        1 => image[at..end].fill(0),
+        2 => drop(image.drain(at..end)),
+        3 => drop(image.splice(at..at, program(len, len as u32))),
+        4 => image.rotate_left(at / 4096 * 4096),
+        _ => {
+            let piece = image[at..end].to_vec();
+            image.extend(piece);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Whatever happened between two images, the delta makes the new one, and any thread count the same delta.
+    #[test]
+    fn any_edits_come_out_right(
+        len in 0usize..300_000,
+        edits in proptest::collection::vec((0u8..6, any::<usize>(), 0usize..100_000), 0..6),
+    ) {
+        let old = program(len, 0);
+        let mut new = old.clone();
+        edits.into_iter().for_each(|each| edit(&mut new, each));
+        works(&old, &new);
     }
 }

@@ -1,0 +1,37 @@
+//! `bundle-tool trust publish`: a new trust root to where devices look for it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::files;
+use crate::webroot::WebRoot;
+
+/// Put a trust root onto a web root, where devices with the version before it find it
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  bundle-tool trust publish trust-2.dsse.json --previous trust.dsse.json --root /srv/updates"
+)]
+pub struct Args {
+    /// The new trust root, signed by the thresholds of the old and the new one
+    file: PathBuf,
+    /// The version before it, which devices have
+    #[arg(long, value_name = "FILE")]
+    previous: PathBuf,
+    /// Folder a web server serves
+    #[arg(long, value_name = "DIR")]
+    root: PathBuf,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let previous = files::trust(&args.previous)?;
+    let bytes = files::document(&args.file)?;
+    // What devices would refuse must not be put where all of them look.
+    let next = previous.accept_next(&bytes).with_context(|| {
+        format!("devices with version {} would not accept {}", previous.version, args.file.display())
+    })?;
+    let path = WebRoot::new(&args.root).trust(next.version);
+    files::replace(&path, &bytes)?;
+    println!("{}: trust root {}", path.display(), next.version);
+    Ok(())
+}
