@@ -11,6 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use crate::bootstate;
 use crate::entries::Entry;
 use crate::qemu::disk_format;
 
@@ -33,8 +34,8 @@ pub struct Partition {
 pub struct Disk {
     raw: PathBuf,
     partitions: Vec<Partition>,
-    // Removes the copy with the value.
-    _scratch: tempfile::TempDir,
+    // Removes the copy with the value; `None`: not a copy.
+    _scratch: Option<tempfile::TempDir>,
 }
 
 impl Disk {
@@ -51,7 +52,15 @@ impl Disk {
         command.args(["convert", "-U", "-f", disk_format(image)?, "-O", "raw"]).arg(image).arg(&raw);
         run(&mut command)?;
         let partitions = partitions(&raw).with_context(|| format!("partitions of {}", image.display()))?;
-        Ok(Self { raw, partitions, _scratch: scratch })
+        Ok(Self { raw, partitions, _scratch: Some(scratch) })
+    }
+
+    /// Reads a raw disk in place. Nothing is remembered but its partitions, so it may change between two questions.
+    ///
+    /// # Errors
+    /// There is no GPT.
+    pub fn on(raw: &Path) -> Result<Self> {
+        Ok(Self { raw: raw.to_owned(), partitions: partitions(raw)?, _scratch: None })
     }
 
     /// All partitions.
@@ -141,11 +150,20 @@ impl Disk {
         Ok(())
     }
 
-    /// The slots' boot loader entries.
+    /// What the boot loader knows of the slots. Which boot loader it is, its files tell.
     ///
     /// # Errors
-    /// The ESP can not be read.
+    /// The ESP can not be read, or the boot loader's state is damaged.
     pub fn entries(&self) -> Result<Vec<Entry>> {
+        let top = self.esp_list("")?;
+        let has = |name: &str| top.iter().any(|n| n.eq_ignore_ascii_case(name));
+        if has("grub") {
+            return bootstate::grub(&self.esp_read(&format!("/{}", bootstate::GRUBENV))?);
+        }
+        if has("boot.scr") {
+            let copies = bootstate::UBOOT_ENV.map(|path| self.esp_read(&format!("/{path}")).unwrap_or_default());
+            return bootstate::uboot(copies.iter().map(Vec::as_slice));
+        }
         let folder = "/loader/entries";
         let mut entries = Vec::new();
         for name in self.esp_list(folder)? {
@@ -158,6 +176,16 @@ impl Disk {
     fn esp(&self) -> Result<String> {
         Ok(format!("{}@@{}", self.raw.display(), self.partition("esp")?.start))
     }
+}
+
+/// Overwrites a piece of a qcow2 disk with zeros.
+///
+/// # Errors
+/// `qemu-io` fails.
+pub fn zero(image: &Path, start: u64, length: u64) -> Result<()> {
+    let mut command = Command::new("qemu-io");
+    command.args(["-f", "qcow2", "-c", &format!("write -z {start} {length}")]).arg(image);
+    run(&mut command).map(|_| ())
 }
 
 /// SHA-256 of everything a reader gives, lower-case hex.

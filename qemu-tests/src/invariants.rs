@@ -165,6 +165,23 @@ pub fn check_all(world: &World, skip: &[String]) -> Result<()> {
     if broken.is_empty() { Ok(()) } else { Err(anyhow!("invariants broken:\n  {}", broken.join("\n  "))) }
 }
 
+/// What must hold for a disk at any instant, power lost in the middle of an update included: a confirmed slot is
+/// there, it boots by default as soon as no counted one has a try left, and whatever can boot is whole.
+///
+/// # Errors
+/// It does not hold.
+pub fn power_loss_safe(disk: &DiskFacts, sums: &Sums) -> Result<()> {
+    let lasting: Vec<_> = disk.entries.iter().filter(|e| e.confirmed()).cloned().collect();
+    let fallback = default_entry(&lasting).context("no confirmed slot")?;
+    let release = disk.release(&fallback.slot, sums)?;
+    ensure!(!release.bad(), "{} is confirmed with {}: {}", fallback.file, release.name, release.what);
+    for entry in disk.entries.iter().filter(|e| e.tries_left != Some(0)) {
+        // A release that was made not to mount holds what its bundle holds, so it is whole.
+        disk.release(&entry.slot, sums).with_context(|| format!("{} can boot", entry.file))?;
+    }
+    Ok(())
+}
+
 fn invariant_01_booted_slot_is_whole(world: &World) -> Result<()> {
     world.after.release(&world.said.facts.slot, world.sums).map(|_| ())
 }

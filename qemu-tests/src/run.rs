@@ -3,6 +3,7 @@
 //! Touches a folder of its own under TMPDIR, the cache of kept states beside the images, and, when it fails, the
 //! evidence folder. The steps themselves are in `steps`, waiting for conditions in `watch`.
 
+mod replay;
 mod state;
 mod steps;
 mod watch;
@@ -35,7 +36,7 @@ pub struct Run<'a> {
     scenario: &'a Scenario,
     name: &'a str,
     // Removed with the value.
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     /// The device's settings, TOML.
     settings: String,
     server: Server,
@@ -79,18 +80,20 @@ fn start<'a>(site: &'a Site, name: &'a str, scenario: &'a Scenario) -> Result<Ru
     let settings = settings(&server.guest_url(), &scenario.settings)?;
     let machine = dir.path().join("m");
     let spec = if scenario.from == FACTORY {
-        Spec::new(name, &machine, &seed::make(&site.factory_disk(), dir.path(), &settings)?)
+        site.spec(name, &machine, &seed::make(&site.factory_disk(), dir.path(), &settings)?)
     } else {
-        let mut spec = Spec::new(name, &machine, &state.join("disk.qcow2"));
+        let mut spec = site.spec(name, &machine, &state.join("disk.qcow2"));
         spec.resume = Some(state);
         spec
     };
+    let mut spec = spec;
+    spec.record = scenario.record_disk.then(|| dir.path().join("disk.log"));
     let timeline = Timeline::new(name);
     Ok(Run {
         site,
         scenario,
         name,
-        _dir: dir,
+        dir,
         settings,
         server,
         workshop,

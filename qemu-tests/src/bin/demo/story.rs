@@ -10,7 +10,7 @@ use qemu_tests::accel::Accel;
 use qemu_tests::device::{self, Facts};
 use qemu_tests::evidence;
 use qemu_tests::machine::Machine;
-use qemu_tests::qemu::Spec;
+use qemu_tests::scenario::Publish;
 use qemu_tests::seed;
 use qemu_tests::server::Server;
 use qemu_tests::site::Site;
@@ -68,7 +68,7 @@ fn switch_on<'a>(site: &'a Site, dir: &std::path::Path, start: Instant) -> Resul
     if Accel::choose() == Accel::Tcg {
         say("It is emulated in software, so everything takes some ten times longer than on a real one.");
     }
-    let mut machine = Machine::start(Spec::new("flipside-demo", &dir.join("m"), &seeded))?;
+    let mut machine = Machine::start(site.spec("flipside-demo", &dir.join("m"), &seeded))?;
     machine.wait_boot(None, CHAPTER)?;
     Ok(Demo { workshop, site, machine, _server: server, start, summary: Vec::new() })
 }
@@ -135,7 +135,7 @@ impl Demo<'_> {
     fn release(&mut self, name: &str) -> Result<()> {
         let release = self.site.release(name)?;
         say("building and signing the bundle (once; it is kept) ...");
-        let published = self.workshop.publish(release, "release")?;
+        let published = self.workshop.publish(release, &Publish::of(name))?;
         say(&format!("published: {} ({} MiB)", published.path, published.size >> 20));
         self.workshop.approve(release, "rolling", 100, "region")?;
         say("approved for all appliances of region eu-west");
