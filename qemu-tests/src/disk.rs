@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,6 +15,11 @@ use sha2::{Digest, Sha256};
 use crate::bootstate;
 use crate::entries::Entry;
 use crate::qemu::disk_format;
+
+/// Bytes compared at once; most pieces match as a whole.
+const PIECE: usize = 1 << 20;
+/// Smallest unit that is called genuine or foreign.
+const BLOCK: usize = 4096;
 
 /// Bytes per sector, as QEMU's disks have.
 const SECTOR: u64 = 512;
@@ -89,6 +95,37 @@ impl Disk {
         let mut file = File::open(&self.raw)?;
         file.seek(SeekFrom::Start(partition.start))?;
         sha256(&mut file.take(length))
+    }
+
+    /// Where a partition holds neither zeros nor what one of the images has at that place, in blocks of 4 KiB.
+    ///
+    /// # Errors
+    /// No such partition, or something is not readable.
+    pub fn foreign(&self, label: &str, images: &[PathBuf]) -> Result<Vec<u64>> {
+        let partition = self.partition(label)?;
+        let disk = File::open(&self.raw)?;
+        let images = images.iter().map(File::open).collect::<std::io::Result<Vec<_>>>()?;
+        let mut foreign = Vec::new();
+        'pieces: for at in (0..partition.length).step_by(PIECE) {
+            let here = piece(&disk, partition.start + at)?;
+            if here.iter().all(|b| *b == 0) {
+                continue;
+            }
+            let mut genuine = Vec::new();
+            for image in &images {
+                genuine.push(piece(image, at)?);
+                if genuine.last() == Some(&here) {
+                    continue 'pieces;
+                }
+            }
+            for (index, block) in here.chunks(BLOCK).enumerate() {
+                let known = |image: &Vec<u8>| image.chunks(BLOCK).nth(index) == Some(block);
+                if block.iter().any(|b| *b != 0) && !genuine.iter().any(known) {
+                    foreign.push(at + (index * BLOCK) as u64);
+                }
+            }
+        }
+        Ok(foreign)
     }
 
     /// Files of a folder on the ESP, names only.
@@ -176,6 +213,19 @@ impl Disk {
     fn esp(&self) -> Result<String> {
         Ok(format!("{}@@{}", self.raw.display(), self.partition("esp")?.start))
     }
+}
+
+/// A piece of a file; what is behind its end is zero, as on a partition.
+fn piece(file: &File, at: u64) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; PIECE];
+    let mut done = 0;
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, at + done as u64)? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(bytes)
 }
 
 /// Overwrites a piece of a qcow2 disk with zeros.
@@ -320,6 +370,14 @@ mod tests {
         assert!(disk.partition("root-a").is_err());
         assert!(disk.sha256("data", 1 << 40).is_err());
         assert_eq!(disk.sha256("data", 0).unwrap(), sha256(&mut &b""[..]).unwrap());
+        let whole = dir.path().join("data.img");
+        let data = disk.partition("data").unwrap();
+        std::fs::write(&whole, &std::fs::read(&disk.raw).unwrap()[usize::try_from(data.start).unwrap()..]).unwrap();
+        assert!(disk.foreign("data", std::slice::from_ref(&whole)).unwrap().is_empty());
+        let mut changed = std::fs::read(&whole).unwrap();
+        changed[5000] ^= 1;
+        std::fs::write(&whole, changed).unwrap();
+        assert_eq!(disk.foreign("data", &[whole]).unwrap().len(), 1);
     }
 
     #[test]
