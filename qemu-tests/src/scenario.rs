@@ -68,6 +68,9 @@ pub enum Step {
         /// Seconds.
         every: u64,
     },
+    /// Run `flipside check`, which starts what is to be started and returns: for updates that end in a reboot, which
+    /// would take the answer of a waiting command with it.
+    Look {},
     /// Run `flipside check --wait` and look at how it ends.
     Check(Check),
     /// Wait until all of it is true.

@@ -13,6 +13,9 @@ use crate::machine::Machine;
 use crate::scenario::{Approve, Check, Destroy, Fetched, History, PowerCut, Publish, Run as Command, Step, Within};
 use crate::wait::{Look, until_slowly};
 
+/// How long a command may take that only starts something.
+const LOOK: Duration = Duration::from_secs(120);
+
 impl Run<'_> {
     pub(super) fn step(&mut self, step: &Step) -> Result<()> {
         match step {
@@ -21,6 +24,7 @@ impl Run<'_> {
             Step::WithdrawApproval {} => self.workshop.withdraw_approval(),
             Step::Boot(within) => self.boot(*within),
             Step::Timer { every } => device::set_timer(self.machine()?.agent(), *every),
+            Step::Look {} => self.look_for_updates(),
             Step::Check(check) => self.check(check).map(|_| ()),
             Step::Wait(wait) => self.wait_for(&wait.until, Duration::from_secs(wait.within)),
             Step::Expect(condition) => self.expect(condition),
@@ -84,6 +88,10 @@ impl Run<'_> {
     fn configure(&self) -> Result<()> {
         let machine = self.machine.as_ref().context("the machine has no power")?;
         device::adjust(machine.agent(), &self.settings)
+    }
+
+    fn look_for_updates(&mut self) -> Result<()> {
+        device::flipside(self.machine()?.agent(), &["check"], LOOK)?.ok().map(|_| ())
     }
 
     fn check(&mut self, check: &Check) -> Result<Output> {
