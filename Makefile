@@ -43,7 +43,7 @@ all-images: deb tools
 
 demo: images ## watch a virtual appliance update itself, and come back from a bad release (KEEP=1 leaves it running)
 	@$(deps) vm
-	cargo run --release -q -p qemu-tests --bin demo -- $(if $(KEEP),--keep)
+	cargo run --release -q -p qemu-tests --bin demo -- --variant $(VARIANT) $(if $(KEEP),--keep)
 
 test: ## everything CI runs: check, unit, VM scenarios; says how long each part took
 	@scripts/run-parts.sh check unit vm-test

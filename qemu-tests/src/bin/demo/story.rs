@@ -42,10 +42,12 @@ struct Demo<'a> {
 }
 
 /// Tells it.
-pub fn tell(keep: bool) -> Result<()> {
-    let site = Site::find("systemd-boot")?;
+pub fn tell(variant: &str, keep: bool) -> Result<()> {
+    let site = Site::find(variant)?;
     let dir = tempfile::Builder::new().prefix("flipside-demo-").tempdir()?;
-    println!("Flipside: a virtual appliance updates itself, then meets a bad release and comes back.\n");
+    println!(
+        "Flipside: a virtual appliance (boot loader: {variant}) updates itself, then meets a bad release and comes back.\n"
+    );
     let start = Instant::now();
     let mut demo = switch_on(&site, dir.path(), start)?;
     if let Err(e) = demo.chapters() {
@@ -217,8 +219,8 @@ impl Demo<'_> {
             return self.keep();
         }
         println!(
-            "\nLook around: `make demo KEEP=1` (or `cargo run -p qemu-tests --bin demo -- --keep`) leaves the appliance \
-             running.\nRead on: docs/src/how-it-works.md. All scenarios: `make vm-test`."
+            "\nLook around: `make demo KEEP=1` leaves the appliance running and says how to reach its console.\n\
+             Other boot loaders: `make demo VARIANT=grub`, `VARIANT=uboot`.\nRead on: docs/src/how-it-works.md. All scenarios: `make vm-test`."
         );
         self.machine.power_off()?;
         Ok(())
