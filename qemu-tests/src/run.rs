@@ -171,7 +171,7 @@ impl Run<'_> {
     /// Ends the machine so that its disk can be read. A sync and a power cut instead of a shutdown: it saves half a
     /// minute in each scenario.
     fn end(&mut self, keep: Option<&Path>) -> Result<()> {
-        let machine = self.machine.take().context("the machine is off")?;
+        let machine = self.take_machine()?;
         machine.agent().exec(&["/bin/sync"], Duration::from_secs(120))?.ok()?;
         match keep {
             Some(folder) => {
@@ -180,6 +180,13 @@ impl Run<'_> {
             }
             None => machine.power_cut().map(|_| ()),
         }
+    }
+
+    /// The machine, to be switched off; how often it restarted is counted here.
+    fn take_machine(&mut self) -> Result<Machine> {
+        let machine = self.machine.take().context("the machine has no power")?;
+        self.boots += machine.resets();
+        Ok(machine)
     }
 
     fn machine(&mut self) -> Result<&mut Machine> {

@@ -109,7 +109,7 @@ impl Run<'_> {
     fn power_cut(&mut self, cut: &PowerCut) -> Result<()> {
         for _ in 0..cut.times {
             self.wait_for(&cut.until, Duration::from_secs(cut.within))?;
-            self.machine.take().context("the machine has no power")?.power_cut()?;
+            self.take_machine()?.power_cut()?;
             self.timeline.note("power cut");
             self.spec.clock.clone_from(&cut.clock);
             self.switch_on()?;
@@ -118,7 +118,7 @@ impl Run<'_> {
     }
 
     fn destroy(&mut self, what: &Destroy) -> Result<()> {
-        self.machine.take().context("the machine has no power")?.power_cut()?;
+        self.take_machine()?.power_cut()?;
         let disk = Disk::copy_of(&self.spec.overlay())?;
         let partition = disk.partition(&what.partition)?;
         let (start, length) = (what.from_mib << 20, what.mib << 20);
@@ -128,7 +128,7 @@ impl Run<'_> {
     }
 
     fn power_cycle(&mut self, within: Within) -> Result<()> {
-        self.machine.take().context("the machine has no power")?.power_off()?;
+        self.take_machine()?.power_off()?;
         self.boot(within)
     }
 
