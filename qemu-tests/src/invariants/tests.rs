@@ -91,6 +91,11 @@ fn each_break_is_seen() {
     assert_eq!(broken(|w| w.said.history = Ok(again("trial"))), ["07"]);
     assert!(broken(|w| w.said.history = Ok(again("rolled_back"))).is_empty());
     assert_eq!(broken(|w| w.before = disk(&[("flipside-a.conf", 1)], "v3", "v1")), ["08"]);
+    let by_operator = broken(|w| {
+        w.before = disk(&[("flipside-a.conf", 1)], "v3", "v1");
+        w.said.history = Ok(json!({"outcomes": [{"kind": "rolled_back", "release": {"counter": 3}}]}));
+    });
+    assert!(by_operator.is_empty());
     assert_eq!(broken(|w| w.approved = false), ["09"]);
     assert_eq!(broken(|w| w.said.memory_kib = Some(1 << 20)), ["10"]);
     assert_eq!(broken(|w| w.said.history = Ok(json!([{"reason": "internal"}]))), ["11"]);
