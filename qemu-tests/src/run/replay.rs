@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 
 use super::Run;
 use crate::blocklog::Replayed;
@@ -35,14 +36,22 @@ impl Run<'_> {
         let sums = Sums::of(self.site)?;
         // QEMU counts what it recorded at each flush; ask for a last one.
         self.machine()?.agent().exec(&["/bin/sync"], Duration::from_secs(120))?.ok()?;
+        // It stands still meanwhile: two machines at a time are enough for two processors.
+        self.machine()?.qmp().command("stop", json!({}))?;
+        let outcome = self.boot_places(&log, &sums, replay);
+        self.machine()?.qmp().command("cont", json!({}))?;
+        outcome
+    }
+
+    fn boot_places(&mut self, log: &Path, sums: &Sums, replay: &Replay) -> Result<()> {
         let raw = self.dir.path().join("replay.raw");
         self.fresh(&raw)?;
-        let survey = self.survey(&raw, &log, &sums)?;
+        let survey = self.survey(&raw, log, sums)?;
         self.timeline.note(&format!("{} flushes are safe; changes: {:?}", survey.flushes, survey.changes));
         let places = places(&survey, replay.boots);
         ensure!(places.len() >= 2, "the boot loader's state did not change: nothing was tested");
         self.fresh(&raw)?;
-        let mut replayed = Replayed::new(&raw, &log)?;
+        let mut replayed = Replayed::new(&raw, log)?;
         for place in places {
             while replayed.flushes < place {
                 replayed.next_flush()?.context("the record is shorter than it was")?;
