@@ -151,7 +151,9 @@ impl Run<'_> {
         let after = DiskFacts::read(&Disk::copy_of(&self.spec.overlay())?, self.site)?;
         let world = World { sums: &sums, before, after, said, approved: self.approved };
         check_all(&world, &self.scenario.skip_invariants)?;
-        self.timeline.note(&format!("passed, {} boots", self.boots));
+        // Always shown: what the whole run costs is the sum of these.
+        let seconds = self.timeline.elapsed().as_secs();
+        eprintln!("{}::{}: passed in {seconds} s, {} boots", self.site.variant, self.name, self.boots);
         Ok(())
     }
 
