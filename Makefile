@@ -9,14 +9,16 @@ SHELL := /bin/bash
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 IMAGES_DIR ?= $(CURDIR)/target/images
 VARIANT ?= systemd-boot
+VARIANTS ?= systemd-boot grub uboot
 SCENARIO ?=
+ALL ?=
 export FLIPSIDE_IMAGES := $(IMAGES_DIR)
 export FLIPSIDE_BUNDLE_TOOL := $(TARGET_DIR)/release/bundle-tool
 deps = scripts/install-deps.sh
 
 PREFIX ?= /usr/local
 DESTDIR ?=
-.PHONY: help build deb tools install-tools images demo test check fmt unit vm-test bench soak docs clean
+.PHONY: help build deb tools install-tools images all-images demo test check fmt unit vm-test bench soak docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,13 +38,17 @@ tools: ## bundle-tool, optimised
 install-tools: tools ## bundle-tool with man pages and shell completions below PREFIX (/usr/local)
 	@scripts/install-tools.sh "$(TARGET_DIR)/release/bundle-tool" "$(DESTDIR)$(PREFIX)"
 
-images: deb tools ## the virtual test appliance and its releases (VARIANT=systemd-boot)
+images: deb tools ## the virtual test appliance and its releases (VARIANT=systemd-boot, grub or uboot)
 	@$(deps) images
 	scripts/build-images.sh "$(VARIANT)"
 
+all-images: deb tools
+	@$(deps) images
+	for variant in $(VARIANTS); do scripts/build-images.sh $$variant; done
+
 demo: images ## watch a virtual appliance update itself, and come back from a bad release (KEEP=1 leaves it running)
 	@$(deps) vm
-	cargo run --release -q -p qemu-tests --bin demo -- $(if $(KEEP),--keep)
+	cargo run --release -q -p qemu-tests --bin demo -- --variant $(VARIANT) $(if $(KEEP),--keep)
 
 test: ## everything CI runs: check, unit, VM scenarios; says how long each part took
 	@scripts/run-parts.sh check unit vm-test
@@ -61,9 +67,9 @@ unit: ## unit, property and integration tests (root adds loop devices and networ
 	cargo test --workspace --exclude qemu-tests
 	cargo test -p qemu-tests --lib
 
-vm-test: images ## VM scenarios on real boot loaders; SCENARIO=name runs those whose name contains it
+vm-test: all-images ## VM scenarios on real boot loaders; SCENARIO=word runs those with it in the name, ALL=1 all of them
 	@$(deps) vm
-	cargo test -p qemu-tests --test vm -- $(SCENARIO)
+	cargo test -p qemu-tests --test vm -- $(if $(ALL)$(SCENARIO),--include-ignored) $(SCENARIO)
 
 bench: tools ## size, speed and memory beside other tools, as ratios of one run
 	@$(deps) bench

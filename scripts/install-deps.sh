@@ -11,7 +11,7 @@ packages_of() {
         test) echo util-linux e2fsprogs openssl zstd dbus git python3-venv ;;
         images) echo mmdebstrap debian-archive-keyring mtools gdisk dosfstools e2fsprogs cpio kmod systemd-boot-efi \
             grub-efi-amd64-bin grub-common u-boot-qemu u-boot-tools ;;
-        vm) echo qemu-system-x86 qemu-utils ovmf u-boot-qemu ;;
+        vm) echo qemu-system-x86 qemu-utils ovmf u-boot-qemu mtools e2fsprogs gdisk socat ;;
         bench) echo mmdebstrap debian-archive-keyring e2fsprogs erofs-utils squashfs-tools zstd xdelta3 casync ostree \
             rauc swupdate nginx-light curl time openssl dbus cpio jq python3 python3-venv ;;
         docs) ;;

@@ -6,9 +6,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::agent::{Agent, Output};
+use crate::bootstate;
 use crate::entries::Entry;
 
 /// How long one question may take in an emulated guest that is also writing an image.
@@ -19,8 +22,12 @@ const FACTS: &str = r#"
 echo "boot $(cat /proc/sys/kernel/random/boot_id)"
 for word in $(cat /proc/cmdline); do case $word in flipside.slot=*) echo "slot ${word#*=}";; esac; done
 for file in /efi/loader/entries/*.conf; do
+    [ -e "$file" ] || continue
     echo "entry ${file##*/}"
     sed 's/^/| /' "$file"
+done
+for file in grub/grubenv flipside/uboot.env flipside/uboot-redund.env; do
+    [ -e "/efi/$file" ] && echo "state $file $(base64 -w 0 "/efi/$file")"
 done
 echo "version $(cat /usr/lib/demo-app/version)"
 "#;
@@ -58,6 +65,7 @@ impl Facts {
             let content: Vec<_> = rest.lines().map_while(|l| l.strip_prefix("| ")).collect();
             entries.extend(Entry::parse(name, &content.join("\n")));
         }
+        entries.extend(state_file(text)?);
         Ok(Self { boot_id: value("boot")?, slot: value("slot")?, version: value("version")?, entries })
     }
 
@@ -65,6 +73,22 @@ impl Facts {
     #[must_use]
     pub fn confirmed(&self) -> bool {
         self.entries.iter().any(|e| e.slot == self.slot && e.confirmed())
+    }
+}
+
+/// The slots in the state file of a boot loader that keeps one; none for systemd-boot.
+fn state_file(text: &str) -> Result<Vec<Entry>> {
+    let file = |name: &str| -> Result<Option<Vec<u8>>> {
+        let found = text.lines().find_map(|l| l.strip_prefix("state ")?.strip_prefix(name)?.strip_prefix(' '));
+        Ok(found.map(|base64| STANDARD.decode(base64)).transpose()?)
+    };
+    if let Some(block) = file(bootstate::GRUBENV)? {
+        return bootstate::grub(&block);
+    }
+    let [first, second] = bootstate::UBOOT_ENV;
+    match (file(first)?, file(second)?) {
+        (None, None) => Ok(Vec::new()),
+        (first, second) => bootstate::uboot([first.unwrap_or_default().as_slice(), &second.unwrap_or_default()]),
     }
 }
 
@@ -152,5 +176,15 @@ mod tests {
         let confirmed = Facts::parse(&text.replace("b+2-1", "b")).unwrap();
         assert!(confirmed.confirmed());
         assert!(Facts::parse("boot 1\nversion 2").unwrap_err().to_string().contains("slot"));
+    }
+
+    #[test]
+    fn a_state_file_is_read_like_entries() {
+        let block = format!("{:#<1024}", "# GRUB Environment Block\nORDER=B A\nA_OK=1\nB_OK=0\nB_LEFT=2\n");
+        let text = format!("boot 1\nslot a\nstate grub/grubenv {}\nversion 1.0.0\n", STANDARD.encode(block));
+        let facts = Facts::parse(&text).unwrap();
+        assert!(facts.confirmed());
+        assert_eq!(facts.entries[0].tries_left, Some(2));
+        assert!(Facts::parse(&text.replace("state grub/grubenv ", "state grub/grubenv AAAA")).is_err());
     }
 }

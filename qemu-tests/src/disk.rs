@@ -5,14 +5,21 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use crate::bootstate;
 use crate::entries::Entry;
 use crate::qemu::disk_format;
+
+/// Bytes compared at once; most pieces match as a whole.
+const PIECE: usize = 1 << 20;
+/// Smallest unit that is called genuine or foreign.
+const BLOCK: usize = 4096;
 
 /// Bytes per sector, as QEMU's disks have.
 const SECTOR: u64 = 512;
@@ -33,8 +40,8 @@ pub struct Partition {
 pub struct Disk {
     raw: PathBuf,
     partitions: Vec<Partition>,
-    // Removes the copy with the value.
-    _scratch: tempfile::TempDir,
+    // Removes the copy with the value; `None`: not a copy.
+    _scratch: Option<tempfile::TempDir>,
 }
 
 impl Disk {
@@ -51,7 +58,15 @@ impl Disk {
         command.args(["convert", "-U", "-f", disk_format(image)?, "-O", "raw"]).arg(image).arg(&raw);
         run(&mut command)?;
         let partitions = partitions(&raw).with_context(|| format!("partitions of {}", image.display()))?;
-        Ok(Self { raw, partitions, _scratch: scratch })
+        Ok(Self { raw, partitions, _scratch: Some(scratch) })
+    }
+
+    /// Reads a raw disk in place. Nothing is remembered but its partitions, so it may change between two questions.
+    ///
+    /// # Errors
+    /// There is no GPT.
+    pub fn on(raw: &Path) -> Result<Self> {
+        Ok(Self { raw: raw.to_owned(), partitions: partitions(raw)?, _scratch: None })
     }
 
     /// All partitions.
@@ -80,6 +95,37 @@ impl Disk {
         let mut file = File::open(&self.raw)?;
         file.seek(SeekFrom::Start(partition.start))?;
         sha256(&mut file.take(length))
+    }
+
+    /// Where a partition holds neither zeros nor what one of the images has at that place, in blocks of 4 KiB.
+    ///
+    /// # Errors
+    /// No such partition, or something is not readable.
+    pub fn foreign(&self, label: &str, images: &[PathBuf]) -> Result<Vec<u64>> {
+        let partition = self.partition(label)?;
+        let disk = File::open(&self.raw)?;
+        let images = images.iter().map(File::open).collect::<std::io::Result<Vec<_>>>()?;
+        let mut foreign = Vec::new();
+        'pieces: for at in (0..partition.length).step_by(PIECE) {
+            let here = piece(&disk, partition.start + at)?;
+            if here.iter().all(|b| *b == 0) {
+                continue;
+            }
+            let mut genuine = Vec::new();
+            for image in &images {
+                genuine.push(piece(image, at)?);
+                if genuine.last() == Some(&here) {
+                    continue 'pieces;
+                }
+            }
+            for (index, block) in here.chunks(BLOCK).enumerate() {
+                let known = |image: &Vec<u8>| image.chunks(BLOCK).nth(index) == Some(block);
+                if block.iter().any(|b| *b != 0) && !genuine.iter().any(known) {
+                    foreign.push(at + (index * BLOCK) as u64);
+                }
+            }
+        }
+        Ok(foreign)
     }
 
     /// Files of a folder on the ESP, names only.
@@ -141,11 +187,20 @@ impl Disk {
         Ok(())
     }
 
-    /// The slots' boot loader entries.
+    /// What the boot loader knows of the slots. Which boot loader it is, its files tell.
     ///
     /// # Errors
-    /// The ESP can not be read.
+    /// The ESP can not be read, or the boot loader's state is damaged.
     pub fn entries(&self) -> Result<Vec<Entry>> {
+        let top = self.esp_list("")?;
+        let has = |name: &str| top.iter().any(|n| n.eq_ignore_ascii_case(name));
+        if has("grub") {
+            return bootstate::grub(&self.esp_read(&format!("/{}", bootstate::GRUBENV))?);
+        }
+        if has("boot.scr") {
+            let copies = bootstate::UBOOT_ENV.map(|path| self.esp_read(&format!("/{path}")).unwrap_or_default());
+            return bootstate::uboot(copies.iter().map(Vec::as_slice));
+        }
         let folder = "/loader/entries";
         let mut entries = Vec::new();
         for name in self.esp_list(folder)? {
@@ -158,6 +213,29 @@ impl Disk {
     fn esp(&self) -> Result<String> {
         Ok(format!("{}@@{}", self.raw.display(), self.partition("esp")?.start))
     }
+}
+
+/// A piece of a file; what is behind its end is zero, as on a partition.
+fn piece(file: &File, at: u64) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; PIECE];
+    let mut done = 0;
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, at + done as u64)? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(bytes)
+}
+
+/// Overwrites a piece of a qcow2 disk with zeros.
+///
+/// # Errors
+/// `qemu-io` fails.
+pub fn zero(image: &Path, start: u64, length: u64) -> Result<()> {
+    let mut command = Command::new("qemu-io");
+    command.args(["-f", "qcow2", "-c", &format!("write -z {start} {length}")]).arg(image);
+    run(&mut command).map(|_| ())
 }
 
 /// SHA-256 of everything a reader gives, lower-case hex.
@@ -292,6 +370,14 @@ mod tests {
         assert!(disk.partition("root-a").is_err());
         assert!(disk.sha256("data", 1 << 40).is_err());
         assert_eq!(disk.sha256("data", 0).unwrap(), sha256(&mut &b""[..]).unwrap());
+        let whole = dir.path().join("data.img");
+        let data = disk.partition("data").unwrap();
+        std::fs::write(&whole, &std::fs::read(&disk.raw).unwrap()[usize::try_from(data.start).unwrap()..]).unwrap();
+        assert!(disk.foreign("data", std::slice::from_ref(&whole)).unwrap().is_empty());
+        let mut changed = std::fs::read(&whole).unwrap();
+        changed[5000] ^= 1;
+        std::fs::write(&whole, changed).unwrap();
+        assert_eq!(disk.foreign("data", &[whole]).unwrap().len(), 1);
     }
 
     #[test]

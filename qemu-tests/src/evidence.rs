@@ -1,6 +1,7 @@
 //! What a failed scenario leaves behind: enough to understand it without running it again.
 
 use std::fs;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::agent::Agent;
+use crate::bootstate::{GRUBENV, UBOOT_ENV};
 use crate::disk::Disk;
 use crate::machine::Machine;
 
@@ -78,9 +80,15 @@ fn describe(disk: &Disk) -> Result<Vec<u8>> {
     for p in disk.partitions() {
         text += &format!("{:<8} start {:>12} length {:>12}\n", p.label, p.start, p.length);
     }
-    for name in disk.esp_list("/loader/entries")? {
+    text += &format!("\nthe boot loader's state, as read: {:#?}\n", disk.entries());
+    for name in disk.esp_list("/loader/entries").unwrap_or_default() {
         let content = disk.esp_read(&format!("/loader/entries/{name}"))?;
         text += &format!("\n== {name}\n{}", String::from_utf8_lossy(&content));
+    }
+    for path in iter::once(GRUBENV).chain(UBOOT_ENV) {
+        if let Ok(content) = disk.esp_read(&format!("/{path}")) {
+            text += &format!("\n== {path}\n{}\n", content.escape_ascii());
+        }
     }
     for folder in ["/flipside/a", "/flipside/b"] {
         text += &format!("\n{folder}: {:?}\n", disk.esp_list(folder));

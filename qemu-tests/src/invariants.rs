@@ -3,12 +3,12 @@
 //! The numbers are those of `docs/src/invariants.md`; here stands what of each can be seen from outside: from the disk,
 //! and from what the appliance said last. Pure over [`World`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
-use crate::device::Facts;
+use crate::device::{Facts, settled};
 use crate::disk::{Disk, sha256};
 use crate::entries::{Entry, default_entry};
 use crate::site::{Release, Site};
@@ -24,6 +24,8 @@ pub struct SlotImages {
     pub rootfs: BTreeMap<u64, String>,
     /// SHA-256 of each file its boot entry names, by the last part of the path.
     pub files: BTreeMap<String, String>,
+    /// Places (bytes from the start of the partition) where the root partition holds what no release holds there.
+    pub foreign: Vec<u64>,
 }
 
 /// A disk, reduced to what the invariants ask.
@@ -42,20 +44,23 @@ impl DiskFacts {
     /// It can not be read. A file that an entry names and that is not there is not an error here, but later.
     pub fn read(disk: &Disk, site: &Site) -> Result<Self> {
         let mut facts = Self { entries: disk.entries()?, ..Self::default() };
-        let mut lengths = Vec::new();
+        let (mut lengths, mut images) = (Vec::new(), Vec::new());
         for release in site.releases() {
-            lengths.push(std::fs::metadata(release.image("rootfs.img"))?.len());
+            let image = release.image("rootfs.img");
+            lengths.push(std::fs::metadata(&image)?.len());
+            images.push(image);
         }
         lengths.sort_unstable();
         lengths.dedup();
         for slot in ["a", "b"] {
-            let images = facts.slots.entry(slot.into()).or_default();
+            let slot_images = facts.slots.entry(slot.into()).or_default();
+            slot_images.foreign = disk.foreign(&format!("root-{slot}"), &images)?;
             for length in &lengths {
-                images.rootfs.insert(*length, disk.sha256(&format!("root-{slot}"), *length)?);
+                slot_images.rootfs.insert(*length, disk.sha256(&format!("root-{slot}"), *length)?);
             }
             for path in facts.entries.iter().filter(|e| e.slot == slot).flat_map(|e| &e.files) {
                 if let (Ok(content), Some(name)) = (disk.esp_read(path), path.rsplit('/').next()) {
-                    images.files.insert(name.to_owned(), sha256(&mut content.as_slice())?);
+                    slot_images.files.insert(name.to_owned(), sha256(&mut content.as_slice())?);
                 }
             }
         }
@@ -141,9 +146,12 @@ type Check = fn(&World) -> Result<()>;
 /// All of them, by name.
 pub const INVARIANTS: &[(&str, Check)] = &[
     ("invariant_01_booted_slot_is_whole", invariant_01_booted_slot_is_whole),
+    ("invariant_02_every_block_is_genuine", invariant_02_every_block_is_genuine),
     ("invariant_03_bootable_slots_are_whole", invariant_03_bootable_slots_are_whole),
     ("invariant_04_default_is_confirmed", invariant_04_default_is_confirmed),
     ("invariant_05_bad_releases_are_not_confirmed", invariant_05_bad_releases_are_not_confirmed),
+    ("invariant_06_told_and_stored_agree", invariant_06_told_and_stored_agree),
+    ("invariant_07_fallen_back_is_not_repeated", invariant_07_fallen_back_is_not_repeated),
     ("invariant_08_counter_did_not_go_down", invariant_08_counter_did_not_go_down),
     ("invariant_09_no_approval_no_install", invariant_09_no_approval_no_install),
     ("invariant_10_memory_is_bounded", invariant_10_memory_is_bounded),
@@ -165,8 +173,36 @@ pub fn check_all(world: &World, skip: &[String]) -> Result<()> {
     if broken.is_empty() { Ok(()) } else { Err(anyhow!("invariants broken:\n  {}", broken.join("\n  "))) }
 }
 
+/// What must hold for a disk at any instant, power lost in the middle of an update included: a confirmed slot is
+/// there, it boots by default as soon as no counted one has a try left, and whatever can boot is whole.
+///
+/// # Errors
+/// It does not hold.
+pub fn power_loss_safe(disk: &DiskFacts, sums: &Sums) -> Result<()> {
+    let lasting: Vec<_> = disk.entries.iter().filter(|e| e.confirmed()).cloned().collect();
+    let fallback = default_entry(&lasting).context("no confirmed slot")?;
+    let release = disk.release(&fallback.slot, sums)?;
+    ensure!(!release.bad(), "{} is confirmed with {}: {}", fallback.file, release.name, release.what);
+    for entry in disk.entries.iter().filter(|e| e.tries_left != Some(0)) {
+        // A release that was made not to mount holds what its bundle holds, so it is whole.
+        disk.release(&entry.slot, sums).with_context(|| format!("{} can boot", entry.file))?;
+    }
+    Ok(())
+}
+
 fn invariant_01_booted_slot_is_whole(world: &World) -> Result<()> {
     world.after.release(&world.said.facts.slot, world.sums).map(|_| ())
+}
+
+/// A block that no release has at its place came from somewhere else. Old and new may be mixed: an install that was
+/// cut off leaves that, in a slot that can not boot.
+fn invariant_02_every_block_is_genuine(world: &World) -> Result<()> {
+    for (slot, images) in &world.after.slots {
+        if let Some(first) = images.foreign.first() {
+            bail!("root-{slot} holds {} blocks of no release, the first at {first}", images.foreign.len());
+        }
+    }
+    Ok(())
 }
 
 fn invariant_03_bootable_slots_are_whole(world: &World) -> Result<()> {
@@ -194,13 +230,56 @@ fn invariant_05_bad_releases_are_not_confirmed(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// When nothing is under way, no intent is left: what the updater tells of the slots is what the disk says.
+fn invariant_06_told_and_stored_agree(world: &World) -> Result<()> {
+    let Ok(status) = &world.said.status else { return Ok(()) };
+    let text = |pointer: &str| status.pointer(pointer).and_then(Value::as_str);
+    let booted = text("/booted_slot");
+    ensure!(booted == Some(&world.said.facts.slot), "{booted:?} is told, {} runs", world.said.facts.slot);
+    if !text("/state").is_some_and(settled) {
+        return Ok(());
+    }
+    for slot in ["a", "b"] {
+        let stored = match world.after.entries.iter().find(|e| e.slot == slot).map(|e| e.tries_left) {
+            None => "empty",
+            Some(None) => "confirmed",
+            Some(Some(0)) => "exhausted",
+            Some(Some(_)) => "trying",
+        };
+        let told = text(&format!("/slots/{slot}/boot/record")).context("the status tells no records")?;
+        ensure!(told == stored, "slot {slot} is told to be {told}, on the disk it is {stored}");
+    }
+    Ok(())
+}
+
+/// After a release fell back it is neither started nor tried again.
+fn invariant_07_fallen_back_is_not_repeated(world: &World) -> Result<()> {
+    let mut fallen = BTreeSet::new();
+    for outcome in outcomes(&world.said) {
+        let text = |pointer: &str| outcome.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let (kind, manifest) = (text("/kind"), text("/release/manifest_sha256"));
+        if kind == "rolled_back" && !manifest.is_empty() {
+            fallen.insert(manifest);
+        }
+        ensure!(
+            !(matches!(kind, "started" | "trial") && fallen.contains(manifest)),
+            "{} fell back and was {kind} again",
+            text("/release/version")
+        );
+    }
+    Ok(())
+}
+
 fn invariant_08_counter_did_not_go_down(world: &World) -> Result<()> {
     let counter = |disk: &DiskFacts| -> Result<u64> {
         let entry = default_entry(&disk.entries).context("no boot entry")?;
         Ok(disk.release(&entry.slot, world.sums)?.counter)
     };
     let (before, after) = (counter(&world.before)?, counter(&world.after)?);
-    ensure!(after >= before, "release counter fell from {before} to {after}");
+    // Going back on this very device, by itself or by its operator, is what the fallback is for; it is in the history.
+    let fell_back = outcomes(&world.said)
+        .any(|o| o["kind"] == "rolled_back" && o.pointer("/release/counter").and_then(Value::as_u64) == Some(before));
+    ensure!(after >= before || fell_back, "release counter fell from {before} to {after}");
     Ok(())
 }
 
@@ -237,6 +316,12 @@ fn invariant_12_journal_is_readable(world: &World) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The outcomes of the history, oldest first; none when it could not be had (invariant 12 says so).
+fn outcomes(said: &Said) -> impl Iterator<Item = &Value> {
+    let history = said.history.as_ref().ok();
+    history.and_then(|h| h.get("outcomes")?.as_array()).into_iter().flatten()
 }
 
 /// All values under this key, at any depth.

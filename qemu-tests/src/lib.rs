@@ -7,6 +7,8 @@
 
 pub mod accel;
 pub mod agent;
+pub mod blocklog;
+pub mod bootstate;
 pub mod device;
 pub mod disk;
 pub mod entries;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::disk::run;
-use crate::qemu::{Spec, prepare, said, spawn};
+use crate::qemu::{Firmware, Spec, prepare, said, spawn};
 use crate::qmp::Qmp;
 use crate::wait::{Look, until};
 
@@ -177,7 +177,9 @@ impl Machine {
         migrated(&self.qmp)?;
         self.qmp.command("quit", json!({}))?;
         self.child.wait()?;
-        fs::copy(self.spec.vars(), to.join("vars.fd"))?;
+        if self.spec.firmware == Firmware::Uefi {
+            fs::copy(self.spec.vars(), to.join("vars.fd"))?;
+        }
         // Flat: the folder of this machine, with the disk its overlay is based on, goes away.
         let mut command = Command::new("qemu-img");
         command.args(["convert", "-f", "qcow2", "-O", "qcow2"]).arg(self.spec.overlay()).arg(to.join("disk.qcow2"));

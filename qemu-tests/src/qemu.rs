@@ -11,6 +11,15 @@ use crate::accel::Accel;
 /// The machine's identity; the appliance makes its machine id, and so its place in rollouts, from it.
 const UUID: &str = "3f1b6c1e-6d7d-4b53-9a6e-0d5f7f0a1c22";
 
+/// What starts the boot loader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firmware {
+    /// OVMF; the boot loader is a program on the ESP.
+    Uefi,
+    /// U-Boot is firmware and boot loader in one.
+    UBoot,
+}
+
 /// What a machine is made of.
 #[derive(Debug, Clone)]
 pub struct Spec {
@@ -20,12 +29,16 @@ pub struct Spec {
     pub dir: PathBuf,
     /// The disk to start from, raw or qcow2; read only.
     pub base: PathBuf,
+    /// What it starts with.
+    pub firmware: Firmware,
     /// Start of the hardware clock (`-rtc base=`), `None`: now.
     pub clock: Option<String>,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// Processors.
     pub cpus: u32,
+    /// Every write and flush of the disk is recorded in this file, in the format of `blocklog`.
+    pub record: Option<PathBuf>,
     /// Folder of a kept state to go on from instead of booting: `ram` and `vars.fd`; its disk is `base`.
     pub resume: Option<PathBuf>,
 }
@@ -38,9 +51,11 @@ impl Spec {
             name: name.into(),
             dir: dir.into(),
             base: base.into(),
+            firmware: Firmware::Uefi,
             clock: None,
             memory_mib: 512,
             cpus: 2,
+            record: None,
             resume: None,
         }
     }
@@ -66,11 +81,15 @@ pub(crate) fn prepare(spec: &Spec) -> Result<()> {
         }
         let _ = fs::remove_file(path);
     }
+    if let Some(log) = &spec.record {
+        // A second start would begin the record anew, on a disk that is no longer its base.
+        File::create_new(log).context("a recorded machine is switched on once")?;
+    }
     if !spec.overlay().exists() {
         make_overlay(&spec.base, &spec.overlay())?;
     }
-    if !spec.vars().exists() {
-        let vars = spec.resume.as_ref().map_or(firmware()?.vars, |state| state.join("vars.fd"));
+    if spec.firmware == Firmware::Uefi && !spec.vars().exists() {
+        let vars = spec.resume.as_ref().map_or(ovmf()?.vars, |state| state.join("vars.fd"));
         fs::copy(vars, spec.vars()).context("copy the firmware's variables")?;
     }
     Ok(())
@@ -101,20 +120,23 @@ pub(crate) fn disk_format(path: &Path) -> Result<&'static str> {
     Ok(if magic == *b"QFI\xfb" { "qcow2" } else { "raw" })
 }
 
-struct Firmware {
+/// Debian's package `u-boot-qemu`; the 64-bit image of the same package hangs when it starts Linux.
+const UBOOT: &str = "/usr/lib/u-boot/qemu-x86/u-boot.rom";
+
+struct Ovmf {
     code: PathBuf,
     vars: PathBuf,
 }
 
-fn firmware() -> Result<Firmware> {
+fn ovmf() -> Result<Ovmf> {
     let dir = Path::new("/usr/share/OVMF");
     for (code, vars) in [("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"), ("OVMF_CODE.fd", "OVMF_VARS.fd")] {
-        let firmware = Firmware { code: dir.join(code), vars: dir.join(vars) };
+        let firmware = Ovmf { code: dir.join(code), vars: dir.join(vars) };
         if firmware.code.exists() && firmware.vars.exists() {
             return Ok(firmware);
         }
     }
-    bail!("no UEFI firmware in {} (Debian package ovmf; `make deps` installs it)", dir.display())
+    bail!("no UEFI firmware in {} (Debian package ovmf; `make vm-test` installs it)", dir.display())
 }
 
 /// QEMU's arguments, one per element; also what a kept state is bound to.
@@ -123,20 +145,37 @@ fn firmware() -> Result<Firmware> {
 /// No firmware.
 pub fn arguments(spec: &Spec) -> Result<Vec<String>> {
     let dir = spec.dir.display();
-    let firmware = firmware()?.code;
+    // On q35 this U-Boot finds no disk and waits long for SATA.
+    let machine = if spec.firmware == Firmware::UBoot { "pc,vmport=off" } else { "q35,smm=off" };
     let socket = |name: &str| format!("socket,id={name},path={dir}/{name},server=on,wait=off");
     let mut all: Vec<String> = Vec::new();
     let mut add = |args: &[&str]| all.extend(args.iter().map(|a| (*a).to_owned()));
-    add(&["-name", &spec.name, "-machine", "q35,smm=off", "-nodefaults", "-no-user-config", "-display", "none"]);
+    add(&["-name", &spec.name, "-machine", machine, "-nodefaults", "-no-user-config", "-display", "none"]);
     add(Accel::choose().args());
     add(&["-m", &spec.memory_mib.to_string(), "-smp", &spec.cpus.to_string(), "-uuid", UUID]);
     add(&["-rtc", &format!("base={}", spec.clock.as_deref().unwrap_or("utc"))]);
-    add(&["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", firmware.display())]);
-    add(&["-drive", &format!("if=pflash,format=raw,file={}", spec.vars().display())]);
+    match spec.firmware {
+        Firmware::UBoot if Path::new(UBOOT).exists() => add(&["-bios", UBOOT]),
+        Firmware::UBoot => bail!("no {UBOOT} (Debian package u-boot-qemu; `make vm-test` installs it)"),
+        Firmware::Uefi => {
+            add(&["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", ovmf()?.code.display())]);
+            add(&["-drive", &format!("if=pflash,format=raw,file={}", spec.vars().display())]);
+        }
+    }
     // writeback, not unsafe: with `unsafe` QEMU ignores the guest's flushes and keeps the overlay's tables in its own
     // memory, so that SIGKILL would lose what a real disk had made durable.
     let disk = format!("if=none,id=disk,format=qcow2,cache=writeback,discard=unmap,file={}", spec.overlay().display());
-    add(&["-drive", &disk, "-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+    match &spec.record {
+        None => add(&["-drive", &disk]),
+        Some(log) => {
+            let overlay =
+                format!("driver=qcow2,node-name=overlay,file.driver=file,file.filename={}", spec.overlay().display());
+            let log = format!("driver=file,node-name=log,filename={}", log.display());
+            let disk = "driver=blklogwrites,node-name=disk,file=overlay,log=log,log-sector-size=512";
+            add(&["-blockdev", &overlay, "-blockdev", &log, "-blockdev", disk]);
+        }
+    }
+    add(&["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
     add(&["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]);
     add(&["-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset"]);
     add(&["-chardev", &socket("qmp"), "-mon", "chardev=qmp,mode=control"]);
@@ -168,7 +207,7 @@ pub(crate) fn said(dir: &Path) -> String {
 /// Can machines be started here? For unit tests, which leave saying so loudly to the VM tests.
 #[cfg(test)]
 pub(crate) fn present() -> bool {
-    let have = firmware().is_ok() && Command::new("qemu-system-x86_64").arg("--version").output().is_ok();
+    let have = ovmf().is_ok() && Command::new("qemu-system-x86_64").arg("--version").output().is_ok();
     if !have {
         eprintln!("no QEMU here; the VM tests say so loudly");
     }

@@ -3,6 +3,7 @@
 //! Touches a folder of its own under TMPDIR, the cache of kept states beside the images, and, when it fails, the
 //! evidence folder. The steps themselves are in `steps`, waiting for conditions in `watch`.
 
+mod replay;
 mod state;
 mod steps;
 mod watch;
@@ -35,7 +36,7 @@ pub struct Run<'a> {
     scenario: &'a Scenario,
     name: &'a str,
     // Removed with the value.
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     /// The device's settings, TOML.
     settings: String,
     server: Server,
@@ -79,18 +80,20 @@ fn start<'a>(site: &'a Site, name: &'a str, scenario: &'a Scenario) -> Result<Ru
     let settings = settings(&server.guest_url(), &scenario.settings)?;
     let machine = dir.path().join("m");
     let spec = if scenario.from == FACTORY {
-        Spec::new(name, &machine, &seed::make(&site.factory_disk(), dir.path(), &settings)?)
+        site.spec(name, &machine, &seed::make(&site.factory_disk(), dir.path(), &settings)?)
     } else {
-        let mut spec = Spec::new(name, &machine, &state.join("disk.qcow2"));
+        let mut spec = site.spec(name, &machine, &state.join("disk.qcow2"));
         spec.resume = Some(state);
         spec
     };
+    let mut spec = spec;
+    spec.record = scenario.record_disk.then(|| dir.path().join("disk.log"));
     let timeline = Timeline::new(name);
     Ok(Run {
         site,
         scenario,
         name,
-        _dir: dir,
+        dir,
         settings,
         server,
         workshop,
@@ -148,7 +151,9 @@ impl Run<'_> {
         let after = DiskFacts::read(&Disk::copy_of(&self.spec.overlay())?, self.site)?;
         let world = World { sums: &sums, before, after, said, approved: self.approved };
         check_all(&world, &self.scenario.skip_invariants)?;
-        self.timeline.note(&format!("passed, {} boots", self.boots));
+        // Always shown: what the whole run costs is the sum of these.
+        let seconds = self.timeline.elapsed().as_secs();
+        eprintln!("{}::{}: passed in {seconds} s, {} boots", self.site.variant, self.name, self.boots);
         Ok(())
     }
 
@@ -168,7 +173,7 @@ impl Run<'_> {
     /// Ends the machine so that its disk can be read. A sync and a power cut instead of a shutdown: it saves half a
     /// minute in each scenario.
     fn end(&mut self, keep: Option<&Path>) -> Result<()> {
-        let machine = self.machine.take().context("the machine is off")?;
+        let machine = self.take_machine()?;
         machine.agent().exec(&["/bin/sync"], Duration::from_secs(120))?.ok()?;
         match keep {
             Some(folder) => {
@@ -177,6 +182,13 @@ impl Run<'_> {
             }
             None => machine.power_cut().map(|_| ()),
         }
+    }
+
+    /// The machine, to be switched off; how often it restarted is counted here.
+    fn take_machine(&mut self) -> Result<Machine> {
+        let machine = self.machine.take().context("the machine has no power")?;
+        self.boots += machine.resets();
+        Ok(machine)
     }
 
     fn machine(&mut self) -> Result<&mut Machine> {

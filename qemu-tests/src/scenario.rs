@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::server::fault::Rule;
 
+mod power;
+pub use power::{Destroy, PowerCut, Replay};
+
 /// One scenario.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +25,9 @@ pub struct Scenario {
     pub why: String,
     /// Boot loaders it runs on.
     pub variants: Vec<String>,
+    /// Boot loaders on which a plain `make vm-test` runs it; not said: all of `variants`. The others run when asked for,
+    /// with `ALL=1` or by name.
+    pub by_default: Option<Vec<String>>,
     /// The state it starts from: `factory` (default), or a running appliance as another scenario leaves it; the first
     /// `boot` then goes on from there.
     #[serde(default = "factory")]
@@ -31,6 +37,9 @@ pub struct Scenario {
     /// Settings of the device for this scenario, TOML of the updater's configuration.
     #[serde(default)]
     pub settings: toml::Table,
+    /// Record every write and flush of the disk, for `replay`.
+    #[serde(default)]
+    pub record_disk: bool,
     /// What happens, in order. The machine has no power before the first `boot`.
     pub steps: Vec<Step>,
     /// Faults the final disk is excused from. Normally none: every scenario ends on a confirmed default slot.
@@ -62,6 +71,9 @@ pub enum Step {
         /// Seconds.
         every: u64,
     },
+    /// Run `flipside check`, which starts what is to be started and returns: for updates that end in a reboot, which
+    /// would take the answer of a waiting command with it.
+    Look {},
     /// Run `flipside check --wait` and look at how it ends.
     Check(Check),
     /// Wait until all of it is true.
@@ -69,7 +81,13 @@ pub enum Step {
     /// All of it must be true now.
     Expect(Condition),
     /// Wait for the condition, then cut the power and switch on again.
-    PowerCut(Wait),
+    PowerCut(PowerCut),
+    /// Cut the power, overwrite the head of a partition with zeros, and switch on again.
+    Destroy(Destroy),
+    /// Write the device's settings again, after they were lost.
+    Configure {},
+    /// Boot the recorded disk as it stood at flushes.
+    Replay(Replay),
     /// Power off in order and switch on again.
     PowerCycle(Within),
     /// History must hold an entry with these values.
@@ -83,6 +101,8 @@ pub enum Step {
     },
     /// Run a command in the guest.
     Run(Run),
+    /// Run a command in the guest again and again until it ends as wanted.
+    RunUntil(Run),
     /// Misbehave from now on.
     Fault(Rule),
     /// Behave from now on.
@@ -104,6 +124,21 @@ pub struct Publish {
     /// Key that signs bundle and channel index.
     #[serde(default = "release_key")]
     pub key: String,
+    /// Make deltas from so many of the releases before.
+    #[serde(default)]
+    pub deltas: u32,
+    /// Product it says it is made for, instead of the appliance's.
+    pub compatible: Option<String>,
+    /// Hardware it says it is made for, instead of the appliance's.
+    pub hardware: Option<String>,
+}
+
+impl Publish {
+    /// As an ordinary release: everything at its default.
+    #[must_use]
+    pub fn of(release: &str) -> Self {
+        Self { release: release.into(), key: release_key(), deltas: 0, compatible: None, hardware: None }
+    }
 }
 
 fn release_key() -> String {
@@ -194,6 +229,8 @@ pub struct Condition {
     pub fetched_percent: Option<u64>,
     /// Is this boot another one than when the step began?
     pub new_boot: Option<bool>,
+    /// Slot that boots next and is counted, by the boot loader's state.
+    pub armed: Option<String>,
 }
 
 /// A condition and the time it has.
@@ -297,7 +334,16 @@ impl Scenario {
         if !scenario.steps.iter().any(|s| matches!(s, Step::Boot(_))) {
             bail!("no boot step: it would test nothing");
         }
+        if let Some(stray) = scenario.by_default.iter().flatten().find(|v| !scenario.variants.contains(v)) {
+            bail!("by_default names {stray}, variants does not");
+        }
         Ok(scenario)
+    }
+
+    /// Does a plain `make vm-test` run it on this boot loader?
+    #[must_use]
+    pub fn runs_by_default(&self, variant: &str) -> bool {
+        self.by_default.as_ref().is_none_or(|list| list.iter().any(|v| v == variant))
     }
 }
 
@@ -319,46 +365,4 @@ pub fn load_all(folder: &Path) -> Result<Vec<(String, Scenario)>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HEAD: &str = "title = 't'\nwhy = 'w'\nvariants = ['systemd-boot']\n";
-
-    #[test]
-    fn a_plan_is_read() {
-        let text = format!(
-            "{HEAD}steps = [\n{{ publish = {{ release = 'v2' }} }},\n{{ boot = {{}} }},\n\
-             {{ wait = {{ until = {{ slot = 'b', confirmed = true }}, within = 90 }} }},\n\
-             {{ fault = {{ path = '/bundles/*', fault = {{ drip = 1000 }} }} }},\n]\n"
-        );
-        let s = Scenario::parse(&text).unwrap();
-        assert_eq!((s.from.as_str(), s.steps.len()), ("factory", 4));
-        assert!(matches!(&s.steps[0], Step::Publish(p) if p.release == "v2" && p.key == "release"));
-        assert!(matches!(&s.steps[2], Step::Wait(w) if w.within == 90 && w.until.confirmed == Some(true)));
-    }
-
-    #[test]
-    fn steps_are_told_as_written() {
-        let text =
-            format!("{HEAD}steps = [{{ boot = {{}} }}, {{ wait = {{ until = {{ slot = 'b' }}, within = 9 }} }}]");
-        let told = Scenario::parse(&text).unwrap().steps[1].to_string();
-        assert_eq!(told, r#"{"wait":{"until":{"slot":"b"},"within":9}}"#);
-    }
-
-    #[test]
-    fn slips_of_the_pen_are_errors() {
-        for steps in ["[{ boot = {} }, { wiat = {} }]", "[{ boot = { withn = 3 } }]", "[{ no_faults = {} }]", "[]"] {
-            assert!(Scenario::parse(&format!("{HEAD}steps = {steps}\n")).is_err(), "{steps}");
-        }
-        assert!(Scenario::parse("title = 't'\nwhy = 'w'\nvariants = []\nsteps = [{ boot = {} }]").is_err());
-    }
-
-    #[test]
-    fn all_shipped_scenarios_are_well_formed_and_their_starts_exist() {
-        let all = load_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")).unwrap();
-        let left: Vec<_> = all.iter().filter_map(|(_, s)| s.leaves.as_deref()).collect();
-        for (name, scenario) in &all {
-            assert!(scenario.from == FACTORY || left.contains(&scenario.from.as_str()), "{name} starts nowhere");
-        }
-    }
-}
+mod tests;

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::disk::sha256;
+use crate::qemu::{Firmware, Spec};
 
 /// Programs of the host, and the Debian package of each.
 const TOOLS: &[(&str, &str)] = &[
@@ -124,6 +125,13 @@ impl Site {
     #[must_use]
     pub fn factory_disk(&self) -> PathBuf {
         self.images.join("disk.img")
+    }
+
+    /// A machine of this variant.
+    #[must_use]
+    pub fn spec(&self, name: &str, dir: &Path, base: &Path) -> Spec {
+        let firmware = if self.variant == "uboot" { Firmware::UBoot } else { Firmware::Uefi };
+        Spec { firmware, ..Spec::new(name, dir, base) }
     }
 
     /// A release by its name.

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::disk::sha256;
+use crate::scenario::Publish;
 use crate::site::{Release, Site};
 
 /// Channel and region of the test appliance (`images/overlay/etc/flipside/flipside.toml`).
@@ -63,10 +64,14 @@ impl<'a> Workshop<'a> {
     ///
     /// # Errors
     /// bundle-tool fails; the text holds what it said.
-    pub fn publish(&self, release: &Release, key: &str) -> Result<Published> {
-        let bundle = self.bundle(release, key)?;
+    pub fn publish(&self, release: &Release, how: &Publish) -> Result<Published> {
+        let key = how.key.as_str();
+        let bundle = self.bundle(release, how)?;
         let mut command = Command::new(&self.site.bundle_tool);
         command.arg("publish").arg(&bundle).arg("--root").arg(&self.www).args(["--channel", CHANNEL, "--json"]);
+        if how.deltas > 0 {
+            command.args(["--level", LEVEL, "--deltas", &how.deltas.to_string()]);
+        }
         // A stranger can write what he likes on a web server he took over; bundle-tool wants that said.
         if key != RELEASE_KEY {
             command.arg("--blindly-replace-channel");
@@ -115,20 +120,21 @@ impl<'a> Workshop<'a> {
     }
 
     /// The signed bundle, from the cache or built now. One builder at a time: zstd uses all processors anyway.
-    fn bundle(&self, release: &Release, key: &str) -> Result<PathBuf> {
+    fn bundle(&self, release: &Release, how: &Publish) -> Result<PathBuf> {
         let cache = self.site.images.join("bundles");
         fs::create_dir_all(&cache)?;
         let lock = File::create(cache.join("lock"))?;
         lock.lock().context("lock the bundle cache")?;
-        let key = self.key(key)?;
-        let name = format!("{}-{}.bundle", release.name, self.fingerprint(release, &key)?);
+        let key = self.key(&how.key)?;
+        let text = recipe_of(release, how);
+        let name = format!("{}-{}.bundle", release.name, self.fingerprint(release, &text, &key)?);
         let bundle = cache.join(&name);
         if bundle.is_file() {
             return Ok(bundle);
         }
         let unfinished = cache.join(format!("{name}.new"));
         let recipe = cache.join(format!("{name}.toml"));
-        fs::write(&recipe, recipe_of(release))?;
+        fs::write(&recipe, text)?;
         self.run(
             Command::new(&self.site.bundle_tool)
                 .args(["build", "--level", LEVEL])
@@ -142,8 +148,8 @@ impl<'a> Workshop<'a> {
     }
 
     /// Digest over everything that shapes the bundle: images, recipe, key, and the tool itself.
-    fn fingerprint(&self, release: &Release, key: &Path) -> Result<String> {
-        let mut all = format!("{LEVEL}{}", recipe_of(release));
+    fn fingerprint(&self, release: &Release, recipe: &str, key: &Path) -> Result<String> {
+        let mut all = format!("{LEVEL}{recipe}");
         for file in ["rootfs.img", "vmlinuz", "initrd.img"] {
             all.push_str(&release.sha256(file)?);
         }
@@ -165,12 +171,14 @@ impl<'a> Workshop<'a> {
 }
 
 /// What `bundle-tool build` is told about a release of the appliance.
-fn recipe_of(release: &Release) -> String {
+fn recipe_of(release: &Release, how: &Publish) -> String {
     let image = |name: &str, kind: &str, file: &str| {
         format!("\n[[image]]\nname = \"{name}\"\nkind = \"{kind}\"\npath = {:?}\n", release.image(file))
     };
     format!(
-        "compatible = \"demo-appliance\"\nhardware = [\"rev-*\"]\nversion = {:?}\ncounter = {}\n{}{}{}",
+        "compatible = {:?}\nhardware = [{:?}]\nversion = {:?}\ncounter = {}\n{}{}{}",
+        how.compatible.as_deref().unwrap_or("demo-appliance"),
+        how.hardware.as_deref().unwrap_or("rev-*"),
         release.version,
         release.counter,
         image("rootfs", "block", "rootfs.img"),
@@ -192,7 +200,7 @@ mod tests {
             what: "good".into(),
             dir: "/r/v \"2".into(),
         };
-        let recipe: toml::Table = toml::from_str(&recipe_of(&release)).unwrap();
+        let recipe: toml::Table = toml::from_str(&recipe_of(&release, &Publish::of("v2"))).unwrap();
         let images = recipe["image"].as_array().unwrap();
         assert_eq!(images.len(), 3);
         assert_eq!(images[0]["path"].as_str(), Some("/r/v \"2/rootfs.img"));

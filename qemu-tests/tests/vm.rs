@@ -2,6 +2,9 @@
 //!
 //! `cargo test -p qemu-tests --test vm -- power_cut` runs those whose name contains the word. Two machines at a time
 //! unless told otherwise: an emulated guest keeps a processor busy.
+//!
+//! What `by_default` of a scenario leaves out is "ignored" in the words of Rust's test runners: shown, not run, unless
+//! `--include-ignored` (all) or `--ignored` (just these) is given.
 
 use std::process::ExitCode;
 
@@ -22,16 +25,34 @@ fn main() -> ExitCode {
     };
     // Those that others start from go first; meanwhile the others would only wait.
     let (makers, users): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|(_, s)| s.leaves.is_some());
-    let mut trials = Vec::new();
+    let (mut trials, mut left_out) = (Vec::new(), Vec::new());
     for (name, scenario) in makers.into_iter().chain(users) {
         for variant in scenario.variants.clone() {
             let (name, scenario) = (name.clone(), scenario.clone());
             let trial_name = format!("{variant}::{name}");
-            trials.push(Trial::test(trial_name, move || {
+            let by_default = scenario.runs_by_default(&variant);
+            if !by_default {
+                left_out.push(trial_name.clone());
+            }
+            let trial = Trial::test(trial_name, move || {
                 let outcome = Site::find(&variant).and_then(|site| run::run(&site, &name, &scenario));
                 outcome.map_err(|e| Failed::from(format!("{}: {e:#}", scenario.title)))
-            }));
+            });
+            trials.push(trial.with_ignored_flag(!by_default));
         }
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if !arguments.include_ignored && !arguments.ignored && !arguments.list && conclusion.num_ignored > 0 {
+        tell_left_out(&left_out);
+    }
+    conclusion.exit_code()
+}
+
+/// Says what did not run and how it does: a green line must not hide it.
+fn tell_left_out(names: &[String]) {
+    eprintln!("NOT RUN: {} of the scenarios, to keep this below 40 minutes on two cores:", names.len());
+    for name in names {
+        eprintln!("  {name}");
+    }
+    eprintln!("`make vm-test ALL=1` runs all; `make vm-test SCENARIO={}` runs one.\n", names.first().map_or("", |n| n));
 }

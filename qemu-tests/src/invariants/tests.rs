@@ -18,6 +18,7 @@ fn slot(name: &str) -> SlotImages {
     SlotImages {
         rootfs: [(10, format!("root {name}"))].into(),
         files: ["vmlinuz", "initrd.img"].map(|f| (f.to_owned(), format!("{f} {name}"))).into(),
+        foreign: vec![],
     }
 }
 
@@ -37,7 +38,7 @@ fn well(sums: &Sums) -> World<'_> {
         after: disk(&[("flipside-a.conf", 1), ("flipside-b.conf", 2)], "v1", "v2"),
         said: Said {
             facts: Facts { boot_id: "1".into(), slot: "b".into(), entries: vec![], version: "2".into() },
-            status: Ok(json!({})),
+            status: Ok(json!({"state": "trying", "booted_slot": "b"})),
             history: Ok(json!([{"reason": "health_failed"}, {"deep": {"reason": null}}])),
             memory_kib: Some(9000),
         },
@@ -74,7 +75,27 @@ fn each_break_is_seen() {
         ["04"]
     );
     assert_eq!(broken(|w| w.after = disk(&[("flipside-a.conf", 1), ("flipside-b.conf", 2)], "v1", "v3")), ["05"]);
+    assert_eq!(broken(|w| w.after.slots.get_mut("a").unwrap().foreign.push(4096)), ["02"]);
+    assert_eq!(broken(|w| w.said.status.as_mut().unwrap()["booted_slot"] = "a".into()), ["06"]);
+    let settled = |a: &str| {
+        json!({"state": "idle", "booted_slot": "b",
+            "slots": {"a": {"boot": {"record": a}}, "b": {"boot": {"record": "confirmed"}}}})
+    };
+    assert_eq!(broken(|w| w.said.status = Ok(settled("trying"))), ["06"]);
+    assert!(broken(|w| w.said.status = Ok(settled("confirmed"))).is_empty());
+    let again = |kind: &str| {
+        let release = json!({"version": "3.0.0", "manifest_sha256": "ab"});
+        json!({"outcomes": [{"kind": "trial", "release": release}, {"kind": "rolled_back", "release": release},
+            {"kind": kind, "release": release}]})
+    };
+    assert_eq!(broken(|w| w.said.history = Ok(again("trial"))), ["07"]);
+    assert!(broken(|w| w.said.history = Ok(again("rolled_back"))).is_empty());
     assert_eq!(broken(|w| w.before = disk(&[("flipside-a.conf", 1)], "v3", "v1")), ["08"]);
+    let by_operator = broken(|w| {
+        w.before = disk(&[("flipside-a.conf", 1)], "v3", "v1");
+        w.said.history = Ok(json!({"outcomes": [{"kind": "rolled_back", "release": {"counter": 3}}]}));
+    });
+    assert!(by_operator.is_empty());
     assert_eq!(broken(|w| w.approved = false), ["09"]);
     assert_eq!(broken(|w| w.said.memory_kib = Some(1 << 20)), ["10"]);
     assert_eq!(broken(|w| w.said.history = Ok(json!([{"reason": "internal"}]))), ["11"]);

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use super::start;
 use crate::disk::sha256;
-use crate::qemu::{Spec, arguments};
+use crate::qemu::arguments;
 use crate::scenario::{FACTORY, Scenario, load_all};
 use crate::site::Site;
 
@@ -46,8 +46,12 @@ pub(super) fn borrow(site: &Site, state: &str, into: &Path) -> Result<()> {
         make(site, name, scenario, &kept)?;
     }
     fs::create_dir_all(into)?;
-    for file in ["disk.qcow2", "vars.fd", "ram"] {
-        let (from, to) = (kept.join(file), into.join(file));
+    for entry in fs::read_dir(&kept)? {
+        let from = entry?.path();
+        if from.is_dir() {
+            continue;
+        }
+        let to = into.join(from.file_name().unwrap_or_default());
         if fs::hard_link(&from, &to).is_err() {
             fs::copy(&from, &to).with_context(|| format!("copy {}", from.display()))?;
         }
@@ -98,7 +102,7 @@ fn lock(site: &Site, state: &str) -> Result<File> {
 fn place(site: &Site, all: &[Named], state: &str) -> Result<PathBuf> {
     let mut shaped = plan(all, state)?;
     // QEMU can read its own state only into the same machine.
-    shaped += &format!("{:?}", arguments(&Spec::new("x", Path::new("/"), Path::new("/")))?);
+    shaped += &format!("{:?}", arguments(&site.spec("x", Path::new("/"), Path::new("/")))?);
     shaped += &sha256(&mut File::open(site.factory_disk())?.take(HEAD))?;
     for release in site.releases() {
         shaped += &release.sha256("rootfs.img")?;

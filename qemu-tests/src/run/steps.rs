@@ -8,8 +8,13 @@ use serde_json::Value;
 use super::Run;
 use crate::agent::Output;
 use crate::device;
+use crate::disk::{Disk, zero};
 use crate::machine::Machine;
-use crate::scenario::{Approve, Check, Fetched, History, Publish, Run as Command, Step, Wait, Within};
+use crate::scenario::{Approve, Check, Destroy, Fetched, History, PowerCut, Publish, Run as Command, Step, Within};
+use crate::wait::{Look, until_slowly};
+
+/// How long a command may take that only starts something.
+const LOOK: Duration = Duration::from_secs(120);
 
 impl Run<'_> {
     pub(super) fn step(&mut self, step: &Step) -> Result<()> {
@@ -19,14 +24,19 @@ impl Run<'_> {
             Step::WithdrawApproval {} => self.workshop.withdraw_approval(),
             Step::Boot(within) => self.boot(*within),
             Step::Timer { every } => device::set_timer(self.machine()?.agent(), *every),
+            Step::Look {} => self.look_for_updates(),
             Step::Check(check) => self.check(check).map(|_| ()),
             Step::Wait(wait) => self.wait_for(&wait.until, Duration::from_secs(wait.within)),
             Step::Expect(condition) => self.expect(condition),
-            Step::PowerCut(wait) => self.power_cut(wait),
+            Step::PowerCut(cut) => self.power_cut(cut),
+            Step::Destroy(what) => self.destroy(what),
+            Step::Configure {} => self.configure(),
+            Step::Replay(replay) => self.replay(replay),
             Step::PowerCycle(within) => self.power_cycle(*within),
             Step::ExpectHistory(history) => self.expect_history(history),
             Step::NotTriedAgain { release, reason } => self.not_tried_again(release, reason),
             Step::Run(command) => self.command(command),
+            Step::RunUntil(command) => self.command_until(command),
             Step::Fault(rule) => {
                 self.server.add_fault(rule.clone());
                 Ok(())
@@ -45,7 +55,7 @@ impl Run<'_> {
     }
 
     fn publish(&mut self, publish: &Publish) -> Result<()> {
-        let published = self.workshop.publish(self.site.release(&publish.release)?, &publish.key)?;
+        let published = self.workshop.publish(self.site.release(&publish.release)?, publish)?;
         self.published.push(published);
         Ok(())
     }
@@ -75,6 +85,15 @@ impl Run<'_> {
         Ok(())
     }
 
+    fn configure(&self) -> Result<()> {
+        let machine = self.machine.as_ref().context("the machine has no power")?;
+        device::adjust(machine.agent(), &self.settings)
+    }
+
+    fn look_for_updates(&mut self) -> Result<()> {
+        device::flipside(self.machine()?.agent(), &["check"], LOOK)?.ok().map(|_| ())
+    }
+
     fn check(&mut self, check: &Check) -> Result<Output> {
         let within = Duration::from_secs(check.within);
         let output = device::flipside(self.machine()?.agent(), &["check", "--wait"], within)?;
@@ -87,16 +106,29 @@ impl Run<'_> {
         Ok(output)
     }
 
-    fn power_cut(&mut self, wait: &Wait) -> Result<()> {
-        self.wait_for(&wait.until, Duration::from_secs(wait.within))?;
-        let machine = self.machine.take().context("the machine has no power")?;
-        machine.power_cut()?;
-        self.timeline.note("power cut");
+    fn power_cut(&mut self, cut: &PowerCut) -> Result<()> {
+        for _ in 0..cut.times {
+            self.wait_for(&cut.until, Duration::from_secs(cut.within))?;
+            self.take_machine()?.power_cut()?;
+            self.timeline.note("power cut");
+            self.spec.clock.clone_from(&cut.clock);
+            self.switch_on()?;
+        }
+        Ok(())
+    }
+
+    fn destroy(&mut self, what: &Destroy) -> Result<()> {
+        self.take_machine()?.power_cut()?;
+        let disk = Disk::copy_of(&self.spec.overlay())?;
+        let partition = disk.partition(&what.partition)?;
+        let (start, length) = (what.from_mib << 20, what.mib << 20);
+        ensure!(start + length <= partition.length, "{} is not that long", what.partition);
+        zero(&self.spec.overlay(), partition.start + start, length)?;
         self.switch_on()
     }
 
     fn power_cycle(&mut self, within: Within) -> Result<()> {
-        self.machine.take().context("the machine has no power")?.power_off()?;
+        self.take_machine()?.power_off()?;
         self.boot(within)
     }
 
@@ -119,13 +151,24 @@ impl Run<'_> {
         Ok(())
     }
 
+    fn command_until(&mut self, command: &Command) -> Result<()> {
+        until_slowly("the command to end as wanted", Duration::from_secs(command.within), || {
+            match (self.machine().and_then(|m| m.alive()), self.command(command)) {
+                (Err(e), _) => Look::Hopeless(e),
+                (Ok(()), Err(e)) => Look::NotYet(format!("{e:#}")),
+                (Ok(()), Ok(())) => Look::Done(()),
+            }
+        })
+    }
+
+    /// Runs a command; `@URL@` in it stands for the server, `@BUNDLE@` for the path of the last bundle there.
     fn command(&mut self, command: &Command) -> Result<()> {
         let within = Duration::from_secs(command.within);
+        let bundle = self.published.last().map_or("", |p| p.path.as_str());
+        let script = command.command.replace("@URL@", &self.server.guest_url()).replace("@BUNDLE@", bundle);
         let argv = match command.user.as_str() {
-            "root" => vec!["/bin/sh", "-c", &command.command],
-            user => {
-                vec!["/usr/bin/setpriv", "--reuid", user, "--clear-groups", "--", "/bin/sh", "-c", &command.command]
-            }
+            "root" => vec!["/bin/sh", "-c", &script],
+            user => vec!["/usr/bin/setpriv", "--reuid", user, "--clear-groups", "--", "/bin/sh", "-c", &script],
         };
         let output = self.machine()?.agent().exec(&argv, within)?;
         let told = format!("exit code {:?}, {}{}", output.code, output.stdout.trim(), output.stderr.trim());

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::Run;
 use crate::device::{self, Facts};
+use crate::entries::default_entry;
 use crate::scenario::Condition;
 use crate::wait::{Look, until_slowly};
 
@@ -54,7 +55,8 @@ impl Run<'_> {
             seen.fetched_percent = Some(self.fetched_percent());
         }
         let c = condition;
-        if c.slot.is_some() || c.confirmed.is_some() || c.version.is_some() || c.new_boot.is_some() {
+        if c.slot.is_some() || c.confirmed.is_some() || c.version.is_some() || c.new_boot.is_some() || c.armed.is_some()
+        {
             seen.facts = Some(Facts::ask(self.machine()?.agent())?);
         }
         if let Some(facts) = &seen.facts {
@@ -94,6 +96,11 @@ fn compare(want: &Condition, seen: &Seen, old_boot: Option<&str>) -> Result<(), 
         }
         if let Some(version) = &want.version {
             check("version", *version == facts.version, facts.version.clone());
+        }
+        if let Some(slot) = &want.armed {
+            let next = default_entry(&facts.entries);
+            let is = next.is_some_and(|e| e.slot == *slot && e.tries_left > Some(0));
+            check("armed", is, format!("not so, next is {:?}", next.map(|e| &e.file)));
         }
         if let Some(new) = want.new_boot {
             check("new_boot", new == (old_boot != Some(&facts.boot_id)), (!new).to_string());

@@ -1,9 +1,12 @@
 //! The command line's side of the bus: typed calls, typed refusals.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bundle::reason::Reason;
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::{Duration, timeout};
 use updater_core::history::Outcome;
 use updater_core::status::{Explanation, Status};
@@ -116,10 +119,14 @@ impl Client {
         let proxy = Proxy::new(&self.connection, NAME, path, interface).await.map_err(from_zbus)?;
         // The flag says that a person waits: polkit may ask for a password, and a backoff is not waited out.
         let flags = if self.unattended { MethodFlags::empty() } else { MethodFlags::ALLOW_INTERACTIVE_AUTH };
-        let reply = match &arguments {
-            None => proxy.call_with_flags(method, flags, &()).await,
-            Some(arguments) => proxy.call_with_flags(method, flags, arguments).await,
+        let call = async {
+            match &arguments {
+                None => proxy.call_with_flags(method, flags, &()).await,
+                Some(arguments) => proxy.call_with_flags(method, flags, arguments).await,
+            }
         };
+        // The connection's own time-out holds for calls without flags only.
+        let reply = timeout(CALL_TIMEOUT, call).await.map_err(|_| ClientError::NoDaemon(timed_out()))?;
         reply.map_err(from_zbus)?.ok_or_else(|| ClientError::Answer("no reply".to_owned()))
     }
 
@@ -178,26 +185,48 @@ impl Client {
     /// See [`ClientError`].
     pub async fn changes(&self) -> Result<Changes, ClientError> {
         let proxy = Proxy::new(&self.connection, NAME, PATH, "org.freedesktop.DBus.Properties").await;
-        let stream = proxy.map_err(from_zbus)?.receive_signal("PropertiesChanged").await.map_err(from_zbus)?;
-        Ok(Changes { stream })
+        let mut stream = proxy.map_err(from_zbus)?.receive_signal("PropertiesChanged").await.map_err(from_zbus)?;
+        let changed = Arc::new(Notify::new());
+        let told = Arc::clone(&changed);
+        // Emptied by a task of its own: a full queue stops the whole connection, and the reply that its owner waits for
+        // would never be read. Ends with the bus; the owner's next call will say so.
+        let listener = tokio::spawn(async move {
+            while next_signal(&mut stream).await.is_some() {
+                told.notify_one();
+            }
+        });
+        Ok(Changes { changed, listener })
     }
+}
+
+async fn next_signal(stream: &mut SignalStream<'static>) -> Option<zbus::Message> {
+    std::future::poll_fn(|context| {
+        zbus::export::futures_core::Stream::poll_next(std::pin::Pin::new(&mut *stream), context)
+    })
+    .await
+}
+
+fn timed_out() -> zbus::Error {
+    zbus::Error::InputOutput(Arc::new(std::io::ErrorKind::TimedOut.into()))
 }
 
 /// Wakes when something changed.
 pub struct Changes {
-    stream: SignalStream<'static>,
+    changed: Arc<Notify>,
+    listener: JoinHandle<()>,
 }
 
 impl Changes {
-    /// Ends at the next change, or after `at_most`: signals of a daemon that just left never come.
+    /// Ends when something changed since the last call, or after `at_most`: signals of a daemon that just left never
+    /// come.
     pub async fn next(&mut self, at_most: Duration) {
-        let next = std::future::poll_fn(|context| {
-            zbus::export::futures_core::Stream::poll_next(std::pin::Pin::new(&mut self.stream), context)
-        });
-        if let Ok(None) = timeout(at_most, next).await {
-            // The bus is gone; the caller's next call will say so.
-            tokio::time::sleep(at_most).await;
-        }
+        let _ = timeout(at_most, self.changed.notified()).await;
+    }
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        self.listener.abort();
     }
 }
 

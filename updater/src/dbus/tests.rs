@@ -22,7 +22,7 @@ struct Setup {
     bus: PrivateBus,
     engine: PaperEngine,
     client: Client,
-    _service: super::announce::Service,
+    service: super::announce::Service,
 }
 
 async fn set_up(owner: u32) -> Setup {
@@ -30,7 +30,7 @@ async fn set_up(owner: u32) -> Setup {
     let engine = PaperEngine::start();
     let service = serve(bus.builder(), engine.handle.clone(), Authorizer { owner }).await.unwrap();
     let client = Client::connect(bus.builder()).await.unwrap();
-    Setup { bus, engine, client, _service: service }
+    Setup { bus, engine, client, service }
 }
 
 fn me() -> u32 {
@@ -189,6 +189,26 @@ async fn an_install_is_a_job_and_reading_goes_on_meanwhile() {
     });
     until(async || s.client.job_end(&job).await.unwrap().is_some()).await;
     assert_eq!(s.client.job_end(&job).await.unwrap().unwrap(), ("cancelled".into(), "by an operator".into()));
+}
+
+#[tokio::test]
+async fn a_reply_is_read_however_many_changes_nobody_looked_at() {
+    let s = set_up(me()).await;
+    let mut changes = s.client.changes().await.unwrap();
+    let nothing = (NAME, std::collections::HashMap::<&str, zbus::Variant<'_>>::new(), [""; 0]);
+    // More than any queue on the way holds.
+    for _ in 0..2000 {
+        let told = s.service.connection().emit_signal(
+            None::<()>,
+            PATH,
+            "org.freedesktop.DBus.Properties",
+            "PropertiesChanged",
+            &nothing,
+        );
+        told.await.unwrap();
+    }
+    within(s.client.explain()).await.unwrap();
+    within(changes.next(DEADLINE)).await;
 }
 
 #[tokio::test]

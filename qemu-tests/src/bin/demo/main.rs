@@ -4,25 +4,30 @@
 //! loopback interface, and an appliance in QEMU that nobody touches. Only the waiting is shortened: the appliance's
 //! timer, which looks once an hour, is made impatient.
 //!
-//! usage: demo [--keep]     --keep leaves the appliance running at the end, to look around
+//! usage: demo [--keep] [--variant systemd-boot|grub|uboot]
+//!   --keep leaves the appliance running at the end, to look around
 
 mod progress;
 mod story;
 
 use std::process::ExitCode;
 
+const USAGE: &str = "usage: demo [--keep] [--variant systemd-boot|grub|uboot]";
+
 fn main() -> ExitCode {
-    let mut keep = false;
-    for argument in std::env::args().skip(1) {
-        match argument.as_str() {
-            "--keep" => keep = true,
-            other => {
-                eprintln!("demo: {other}: unknown\nusage: demo [--keep]");
+    let (mut keep, mut variant) = (false, "systemd-boot".to_owned());
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match (argument.as_str(), arguments.len()) {
+            ("--keep", _) => keep = true,
+            ("--variant", 1..) => variant = arguments.next().unwrap_or_default(),
+            (other, _) => {
+                eprintln!("demo: {other}: unknown\n{USAGE}");
                 return ExitCode::from(2);
             }
         }
     }
-    match story::tell(keep) {
+    match story::tell(&variant, keep) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("\ndemo: {e:#}");

@@ -10,7 +10,7 @@ use qemu_tests::accel::Accel;
 use qemu_tests::device::{self, Facts};
 use qemu_tests::evidence;
 use qemu_tests::machine::Machine;
-use qemu_tests::qemu::Spec;
+use qemu_tests::scenario::Publish;
 use qemu_tests::seed;
 use qemu_tests::server::Server;
 use qemu_tests::site::Site;
@@ -42,10 +42,12 @@ struct Demo<'a> {
 }
 
 /// Tells it.
-pub fn tell(keep: bool) -> Result<()> {
-    let site = Site::find("systemd-boot")?;
+pub fn tell(variant: &str, keep: bool) -> Result<()> {
+    let site = Site::find(variant)?;
     let dir = tempfile::Builder::new().prefix("flipside-demo-").tempdir()?;
-    println!("Flipside: a virtual appliance updates itself, then meets a bad release and comes back.\n");
+    println!(
+        "Flipside: a virtual appliance (boot loader: {variant}) updates itself, then meets a bad release and comes back.\n"
+    );
     let start = Instant::now();
     let mut demo = switch_on(&site, dir.path(), start)?;
     if let Err(e) = demo.chapters() {
@@ -68,7 +70,7 @@ fn switch_on<'a>(site: &'a Site, dir: &std::path::Path, start: Instant) -> Resul
     if Accel::choose() == Accel::Tcg {
         say("It is emulated in software, so everything takes some ten times longer than on a real one.");
     }
-    let mut machine = Machine::start(Spec::new("flipside-demo", &dir.join("m"), &seeded))?;
+    let mut machine = Machine::start(site.spec("flipside-demo", &dir.join("m"), &seeded))?;
     machine.wait_boot(None, CHAPTER)?;
     Ok(Demo { workshop, site, machine, _server: server, start, summary: Vec::new() })
 }
@@ -135,7 +137,7 @@ impl Demo<'_> {
     fn release(&mut self, name: &str) -> Result<()> {
         let release = self.site.release(name)?;
         say("building and signing the bundle (once; it is kept) ...");
-        let published = self.workshop.publish(release, "release")?;
+        let published = self.workshop.publish(release, &Publish::of(name))?;
         say(&format!("published: {} ({} MiB)", published.path, published.size >> 20));
         self.workshop.approve(release, "rolling", 100, "region")?;
         say("approved for all appliances of region eu-west");
@@ -217,8 +219,8 @@ impl Demo<'_> {
             return self.keep();
         }
         println!(
-            "\nLook around: `make demo KEEP=1` (or `cargo run -p qemu-tests --bin demo -- --keep`) leaves the appliance \
-             running.\nRead on: docs/src/how-it-works.md. All scenarios: `make vm-test`."
+            "\nLook around: `make demo KEEP=1` leaves the appliance running and says how to reach its console.\n\
+             Other boot loaders: `make demo VARIANT=grub`, `VARIANT=uboot`.\nRead on: docs/src/how-it-works.md. All scenarios: `make vm-test`."
         );
         self.machine.power_off()?;
         Ok(())

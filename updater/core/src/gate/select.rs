@@ -58,9 +58,21 @@ pub fn choose(inputs: &Inputs<'_>, intent: Intent) -> Result<Choice, Nothing> {
         return Err(Nothing { reason: Reason::NoUpdate, detail: "no release is offered".into(), best: None });
     };
     match (admission(&best.verdict), best.verdict.decision.reason()) {
+        (Admission::LetIn, _) | (_, None) if best.source == Source::Urls(Vec::new()) => Err(nowhere(inputs, best)),
         (Admission::LetIn, _) | (_, None) => Ok(best),
         (_, Some(reason)) => Err(Nothing { reason, detail: best.verdict.sentence(), best: Some(Box::new(best)) }),
     }
+}
+
+/// The region lets a release in and nothing says where it is: then it is the channel index that is missing.
+fn nowhere(inputs: &Inputs<'_>, best: Choice) -> Nothing {
+    let release = &best.release.version;
+    let (reason, detail) = match &inputs.documents.channel_failure {
+        Some(failure) => (failure.reason, failure.detail.clone()),
+        // One that is older than what was accepted before, or none at all.
+        None => (Reason::ServerError, format!("no current channel index says where release {release} is")),
+    };
+    Nothing { reason, detail, best: Some(Box::new(best)) }
 }
 
 /// How far the region lets a release in, best first.

@@ -243,6 +243,18 @@ fn standalone_needs_no_approval_and_no_clock() {
 }
 
 #[test]
+fn a_release_whose_place_nobody_names_is_refused_for_the_reason_of_the_channel() {
+    let mut scene = Scene::new();
+    scene.documents.channel = None;
+    scene.entry().urls.clear();
+    assert_eq!(choose(&scene.inputs(), Intent::default()).unwrap_err().reason, Reason::ServerError);
+    scene.documents.channel_failure = Some(Failure::new(Reason::KeyUnknown, "a stranger's"));
+    assert_eq!(choose(&scene.inputs(), Intent::default()).unwrap_err().reason, Reason::KeyUnknown);
+    scene.entry().urls.push("a.bundle".into());
+    assert!(choose(&scene.inputs(), Intent::default()).is_ok());
+}
+
+#[test]
 fn chooses_by_admission_then_priority_then_counter() {
     let mut scene = Scene::new();
     scene.documents.channel = Some(channel(&[9, 8, 7, 6, 5]));

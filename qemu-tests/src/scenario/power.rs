@@ -1,0 +1,49 @@
+//! What is done to power and disk.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Condition, patience};
+
+/// A power cut, or several.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PowerCut {
+    /// What must become true before it; each time, when there are several.
+    pub until: Condition,
+    /// Seconds.
+    #[serde(default = "patience")]
+    pub within: u64,
+    /// How often.
+    #[serde(default = "once")]
+    pub times: u32,
+    /// What the hardware clock says afterwards (as QEMU's `-rtc base=`); default: the time.
+    pub clock: Option<String>,
+}
+
+fn once() -> u32 {
+    1
+}
+
+/// What is overwritten.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Destroy {
+    /// Name of the partition.
+    pub partition: String,
+    /// From its MiB number so many on.
+    #[serde(default)]
+    pub from_mib: u64,
+    /// How many MiB.
+    pub mib: u64,
+}
+
+/// What is booted of a recording.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replay {
+    /// So many machines, spread evenly over the places where the boot loader's state changes.
+    pub boots: usize,
+    /// Seconds each machine has to reach a confirmed slot.
+    #[serde(default = "patience")]
+    pub within: u64,
+}
