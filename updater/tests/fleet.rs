@@ -10,7 +10,6 @@
 )]
 
 mod common;
-#[allow(dead_code, reason = "another test uses the rest")]
 mod sim;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

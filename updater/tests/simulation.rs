@@ -10,7 +10,6 @@
 )]
 
 mod common;
-#[allow(dead_code, reason = "another test uses the rest")]
 mod sim;
 
 use serde_json::Value;

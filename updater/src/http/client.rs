@@ -254,12 +254,13 @@ mod tests {
     fn redirects_never_leave_https_and_end() {
         let url = |text: &str| Url::parse(text).unwrap();
         let (plain, secure) = (url("http://h/x"), url("https://h/x"));
-        assert_eq!(refusal(&[plain.clone()], &secure), None);
-        assert_eq!(refusal(&[plain.clone()], &plain), None);
-        assert_eq!(refusal(&[secure.clone()], &secure), None);
-        assert_eq!(refusal(&[secure.clone()], &plain), Some("it leaves https"));
-        assert_eq!(refusal(&vec![secure.clone(); MAX_REDIRECTS], &secure), None);
-        assert_eq!(refusal(&vec![secure.clone(); MAX_REDIRECTS + 1], &secure), Some("too many"));
+        let after = |url: &Url, hops: usize| vec![url.clone(); hops];
+        assert_eq!(refusal(&after(&plain, 1), &secure), None);
+        assert_eq!(refusal(&after(&plain, 1), &plain), None);
+        assert_eq!(refusal(&after(&secure, 1), &secure), None);
+        assert_eq!(refusal(&after(&secure, 1), &plain), Some("it leaves https"));
+        assert_eq!(refusal(&after(&secure, MAX_REDIRECTS), &secure), None);
+        assert_eq!(refusal(&after(&secure, MAX_REDIRECTS + 1), &secure), Some("too many"));
     }
 
     #[test]
