@@ -22,8 +22,11 @@ use bundle::tree::{TreeKind, TreeReader};
 use bundle::trust::TrustRoot;
 use bundle::ustar::{BLOCK, RawHeader};
 
+/// A target: its name, and what it does with its bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// Every body, under the name of its target.
-pub const ALL: &[(&str, fn(&[u8]))] = &[
+pub const ALL: &[Target] = &[
     ("approval", approval),
     ("body", body),
     ("bundle", bundle),

@@ -50,8 +50,9 @@ fn answer(attack: &Attack, folder: &Path) -> Result<(), Reason> {
         "recall" => open_recall(&input, &trust, "stable").map(drop).map_err(|error| error.reason()),
         "chunks" => {
             let (manifest, _) = open_manifest(&read("manifest.dsse.json"), &trust).map_err(|error| error.reason())?;
-            let reader = ChunksReader::new(input.as_slice(), &manifest.images[0]).map_err(|error| error.reason())?;
-            reader.map(|group| group.map(drop).map_err(|error| error.reason())).collect()
+            let mut reader =
+                ChunksReader::new(input.as_slice(), &manifest.images[0]).map_err(|error| error.reason())?;
+            reader.try_for_each(|group| group.map(drop).map_err(|error| error.reason()))
         }
         "approval" => open_approval(&input, &trust, "eu-west", "stable").map(drop).map_err(|error| error.reason()),
         "rotation" => trust.accept_next(&input).map(drop).map_err(|error| error.reason()),

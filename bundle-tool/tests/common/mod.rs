@@ -172,5 +172,6 @@ pub fn skipped(what: &str) {
     use std::io::Write as _;
     assert!(std::env::var_os("FLIPSIDE_NO_SKIP").is_none(), "skipped: {what}");
     // Not by eprintln!, which the test harness keeps to itself when a test passes.
-    writeln!(std::io::stderr(), "\n*** SKIPPED: {what} ***\n").unwrap();
+    let mut stderr = std::io::stderr().lock();
+    writeln!(stderr, "\n*** SKIPPED: {what} ***\n").unwrap();
 }

@@ -45,7 +45,7 @@ fn digest_of(path: &Path) -> Option<Digest> {
 /// Signs with the keys that have not signed yet; false when nobody was named who should.
 pub fn sign(args: &Args, plan: &mut Plan, digest: Digest) -> Result<bool> {
     let Some((believed, threshold)) = plan.believed.clone() else {
-        println!("{}: not signed; no --key and no --trust was given", args.out.display());
+        eprintln!("note: {} is not signed; no --key and no --trust was given", args.out.display());
         return Ok(false);
     };
     let (started, at) = (Instant::now(), Timestamp::now());
