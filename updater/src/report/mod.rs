@@ -4,9 +4,8 @@
 //! At least once and in order: a report leaves the spool when the host has answered with success, and its sequence
 //! number lets the host drop repeats. Nothing waits for this: a host that is away costs nothing.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use updater_core::history::Report;
 
 use crate::http::{Client, FetchError};
+use crate::store::durable;
 use crate::store::reports::Spool;
 use crate::system::chain;
 
@@ -150,14 +150,7 @@ fn device_key(path: &Path) -> io::Result<String> {
     let mut seed = [0; 32];
     File::open("/dev/urandom")?.read_exact(&mut seed)?;
     let pem = PrivateKey::from_seed(&seed).to_pem().map_err(io::Error::other)?;
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(folder)?;
-    let temp = path.with_extension("tmp");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
-    file.write_all(pem.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temp, path)?;
-    File::open(folder)?.sync_all()?;
+    durable::replace_secret(path, pem.as_bytes())?;
     Ok(pem)
 }
 
