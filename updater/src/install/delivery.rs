@@ -28,6 +28,7 @@ use super::installer::Setup;
 use super::meter::Meter;
 use super::pipeline::{self, Allowance, Crew, Plan, Work};
 use super::place::{self, Found};
+use super::scan::Expect;
 use super::stream::{Pass, Stream, unwrapped};
 use super::target::SlotIo;
 use super::writer::Old;
@@ -97,16 +98,16 @@ impl<'a> Delivery<'a> {
     /// # Errors
     /// The first failure.
     pub async fn run(&self, opened: Option<(Head, Opened)>) -> Result<(), Error> {
-        let mut begun = None;
+        let mut begun: Option<Begun> = None;
         let mut left = Vec::new();
         if let (Source::Urls(_), None) = (&self.update.source, &opened)
             && let Some(delta) = self.delta().await?
         {
-            let places = self.begin(&delta.head)?;
+            let start = self.begin(&delta.head)?;
             for position in 0..delta.head.manifest.images.len() {
-                left.push(self.by_delta(&delta, position, &places).await?);
+                left.push(self.by_delta(&delta, position, &start).await?);
             }
-            begun = Some(places);
+            begun = Some(start);
         }
         if begun.is_some() && left.iter().all(|left| matches!(left, Left::Nothing)) {
             return Ok(());
@@ -118,20 +119,20 @@ impl<'a> Delivery<'a> {
                 unless(self.halt, open_bundle(self.setup, &self.update.source, expected)).await?
             }
         };
-        let places = match begun {
-            Some(places) => places,
+        let begun = match begun {
+            Some(begun) => begun,
             None => self.begin(&head)?,
         };
         left.resize_with(head.manifest.images.len(), || Left::All);
         match opened {
             Opened::Ranged(source) => {
                 for (position, left) in left.into_iter().enumerate() {
-                    self.by_bundle(&head, position, &places, &source, left).await?;
+                    self.by_bundle(&head, position, &begun, &source, left).await?;
                 }
                 Ok(())
             }
             // A thread that waits for a silent pipe can not be woken; it ends with the next byte, or with us.
-            Opened::Stream(stream) => unless(self.halt, self.pass(&head, places, stream)).await,
+            Opened::Stream(stream) => unless(self.halt, self.pass(&head, begun.places, stream)).await,
         }
     }
 
@@ -153,18 +154,21 @@ impl<'a> Delivery<'a> {
     }
 
     /// Finds and checks every place, and forgets what the slot held.
-    fn begin(&self, head: &Head) -> Result<Vec<Found>, Error> {
+    fn begin(&self, head: &Head) -> Result<Begun, Error> {
         let places = self.setup.finder.all(&head.manifest, self.update.target)?;
         self.meter.expect(head.raw_size());
         let releases = &self.setup.releases;
         releases.forget_slot(self.update.target).map_err(Error::spool(Path::new("releases")))?;
-        Spool::new(releases, head.digest).keep_envelope(&head.envelope)?;
-        Ok(places)
+        let spool = Spool::new(releases, head.digest);
+        // Nothing is written before the envelope is kept: where there is none, no install was interrupted.
+        let expect = if spool.manifest().is_ok() { Expect::Begun } else { Expect::Unknown };
+        spool.keep_envelope(&head.envelope)?;
+        Ok(Begun { places, expect })
     }
 
-    async fn by_delta(&self, delta: &Delta, position: usize, places: &[Found]) -> Result<Left, Error> {
+    async fn by_delta(&self, delta: &Delta, position: usize, begun: &Begun) -> Result<Left, Error> {
         let head = &delta.head;
-        let (image, found) = of_position(head, position, places)?;
+        let (image, found) = of_position(head, position, &begun.places)?;
         let (Some((section, patch)), Some(index), Some(file)) =
             (delta.of_image(position), delta.index(position), self.old_image(image))
         else {
@@ -189,6 +193,7 @@ impl<'a> Delivery<'a> {
             old: Some(Old { file, section: Some(section) }),
             plan,
             only: None,
+            expect: begun.expect,
             crew: Crew::for_delta(frame_size, section.max_prefix as usize, self.setup.cores),
             frame_size,
         };
@@ -203,11 +208,11 @@ impl<'a> Delivery<'a> {
         &self,
         head: &Head,
         position: usize,
-        places: &[Found],
+        begun: &Begun,
         source: &Arc<dyn RangeSource>,
         left: Left,
     ) -> Result<(), Error> {
-        let (image, found) = of_position(head, position, places)?;
+        let (image, found) = of_position(head, position, &begun.places)?;
         let only = match left {
             Left::Nothing => return Ok(()),
             Left::All => None,
@@ -237,11 +242,13 @@ impl<'a> Delivery<'a> {
         };
         let frame_size = header.frame_size as usize;
         let crew = Crew::for_frames(frame_size, self.setup.cores);
-        let parts = Parts { bundle: Some(bundle), delta: None, old, plan, only, crew, frame_size };
+        // What is left was looked at before.
+        let expect = if only.is_some() { Expect::Missing } else { begun.expect };
+        let parts = Parts { bundle: Some(bundle), delta: None, old, plan, only, expect, crew, frame_size };
         match self.bring(head, image, found, parts).await? {
             Left::These(frames) => {
                 self.tell_left(image, &frames);
-                Box::pin(self.by_bundle(head, position, places, source, Left::These(frames))).await
+                Box::pin(self.by_bundle(head, position, begun, source, Left::These(frames))).await
             }
             _ => Ok(()),
         }
@@ -291,6 +298,7 @@ impl<'a> Delivery<'a> {
             old: parts.old,
             plan: parts.plan,
             only: parts.only,
+            expect: parts.expect,
             left: Arc::clone(&frames),
             allowance: Arc::clone(&self.allowance),
             patience: self.setup.patience,
@@ -338,6 +346,12 @@ impl<'a> Delivery<'a> {
     }
 }
 
+/// Where everything goes, checked, and what may be there.
+struct Begun {
+    places: Vec<Found>,
+    expect: Expect,
+}
+
 /// What is particular to one way of bringing an image.
 struct Parts {
     bundle: Option<Member>,
@@ -345,6 +359,7 @@ struct Parts {
     old: Option<Old>,
     plan: Plan,
     only: Option<Arc<FrameSet>>,
+    expect: Expect,
     crew: Crew,
     frame_size: usize,
 }

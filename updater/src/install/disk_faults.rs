@@ -19,6 +19,7 @@ use super::halt::Halt;
 use super::meter::Meter;
 use super::pipeline::{self, Allowance, Crew, Plan, Work};
 use super::readback;
+use super::scan::Expect;
 use super::target::SlotIo;
 use crate::http::FetchError;
 use crate::http::retry::Patience;
@@ -116,6 +117,7 @@ async fn install(made: &Made, io: Arc<Memory>, cancel: &Cancel) -> Result<(), Er
         old: None,
         plan: Plan::Bundle,
         only: None,
+        expect: Expect::Begun,
         left: Arc::default(),
         allowance: Arc::new(Allowance::new(None)),
         patience: Patience::default(),

@@ -73,7 +73,8 @@ impl Meter {
 
     /// Bytes that came from the bundle, as stored.
     pub fn fetched(&self, bytes: u64) {
-        self.change(|inner| inner.transfer.fetched += bytes);
+        // Comes with every packet, and is no part of what is shown.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).transfer.fetched += bytes;
     }
 
     /// A frame that is right in the target now; `written` of its `raw` bytes differed.

@@ -22,7 +22,7 @@ use super::frames::FrameSet;
 use super::halt::Halt;
 use super::meter::Meter;
 use super::plan::{From, Run};
-use super::scan::Scan;
+use super::scan::{Expect, Scan};
 use super::target::SlotIo;
 use super::way::{ByChunks, ByRecipes, FromBundle, Way, Ways};
 use super::writer::{Comparing, Decoded, Old, Writer};
@@ -133,6 +133,8 @@ pub struct Work {
     pub plan: Plan,
     /// Only these frames; none: all.
     pub only: Option<Arc<FrameSet>>,
+    /// What may be in the target.
+    pub expect: Expect,
     /// Where frames are noted that could not be made.
     pub left: Arc<FrameSet>,
     /// What may be fetched from the bundle.
@@ -220,6 +222,7 @@ fn scan_all(work: &Work, sender: &mpsc::Sender<Run>) -> Result<(), Error> {
         halt: &work.halt,
         meter: &work.meter,
         only: work.only.as_deref(),
+        expect: work.expect,
         threads: work.crew.scanners,
     };
     let mut over = Ok(());

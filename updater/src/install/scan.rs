@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 
@@ -27,6 +28,52 @@ use super::way::Ways;
 /// Frames a thread takes at once: few enough to share the work evenly, enough to read in a row.
 const BATCH: usize = 8;
 
+/// Frames in a row that were not right, after which only every so many of them is looked at.
+const GIVE_UP_AFTER: u64 = 16;
+/// One frame in this many is looked at while nothing is found.
+const SAMPLE: u64 = 16;
+
+/// What is known of the target before it is scanned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// An interrupted install of this release wrote here: every frame is looked at.
+    Begun,
+    /// Some other release, or nothing: it is looked at as long as that finds something.
+    Unknown,
+    /// The frames asked for are known to be missing: nothing is read but where zeros belong.
+    Missing,
+}
+
+/// Whether looking at the target pays; shared by all threads of a scan.
+///
+/// A release that shares frames with the one in the slot shares many in a row. In a slot that held something else,
+/// reading and hashing all of it doubles the work of an install; there one frame in [`SAMPLE`] is looked at, and a
+/// right one among them makes the scan look at all again.
+#[derive(Debug)]
+struct Looking {
+    expect: Expect,
+    /// Frames that were looked at since the last right one.
+    wrong: AtomicU64,
+}
+
+impl Looking {
+    fn at(&self, number: u64) -> bool {
+        match self.expect {
+            Expect::Begun => true,
+            Expect::Missing => false,
+            Expect::Unknown => self.wrong.load(Ordering::Relaxed) < GIVE_UP_AFTER || number.is_multiple_of(SAMPLE),
+        }
+    }
+
+    fn found(&self, right: bool) {
+        if right {
+            self.wrong.store(0, Ordering::Relaxed);
+        } else {
+            self.wrong.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// What a scan works on.
 pub struct Scan<'a> {
     /// The target.
@@ -41,8 +88,10 @@ pub struct Scan<'a> {
     pub halt: &'a Halt,
     /// Told of kept and zeroed frames.
     pub meter: &'a Meter,
-    /// Look only at these; none: at all.
+    /// Bring only these; none: all.
     pub only: Option<&'a FrameSet>,
+    /// What may be in the target.
+    pub expect: Expect,
     /// Threads.
     pub threads: usize,
 }
@@ -69,11 +118,12 @@ impl Scan<'_> {
         let records = IndexReader::new(BufReader::new(file), self.image).map_err(|source| self.index_error(source))?;
         let frame_size = records.header().frame_size as usize;
         let feed = Mutex::new(Feed { records, ways, number: 0, raw_offset: 0, batch: 0 });
+        let looking = Looking { expect: self.expect, wrong: AtomicU64::new(0) };
         let (sender, results) = mpsc::sync_channel(self.threads);
         thread::scope(|scope| {
             for _ in 0..self.threads {
-                let (sender, feed) = (sender.clone(), &feed);
-                scope.spawn(move || self.work(feed, frame_size, &sender));
+                let (sender, feed, looking) = (sender.clone(), &feed, &looking);
+                scope.spawn(move || self.work(feed, frame_size, looking, &sender));
             }
             drop(sender);
             collect(&results, emit)
@@ -85,13 +135,19 @@ impl Scan<'_> {
     }
 
     /// One thread: takes batches until there are no more or somebody stopped.
-    fn work(&self, feed: &Mutex<Feed<'_>>, frame_size: usize, sender: &mpsc::SyncSender<Result<Batch, Error>>) {
+    fn work(
+        &self,
+        feed: &Mutex<Feed<'_>>,
+        frame_size: usize,
+        looking: &Looking,
+        sender: &mpsc::SyncSender<Result<Batch, Error>>,
+    ) {
         let mut buffer = Buffer::new(frame_size);
         while !self.halt.stopped() {
             let batch = self.take(feed);
             let result = match batch {
                 Ok((_, frames)) if frames.is_empty() => return,
-                Ok((number, frames)) => self.missing(frames, &mut buffer).map(|missing| (number, missing)),
+                Ok((number, frames)) => self.missing(frames, looking, &mut buffer).map(|missing| (number, missing)),
                 Err(error) => Err(error),
             };
             let failed = result.is_err();
@@ -122,7 +178,7 @@ impl Scan<'_> {
     }
 
     /// Those of `tasks` that must be brought.
-    fn missing(&self, tasks: Vec<Task>, buffer: &mut Buffer) -> Result<Vec<Task>, Error> {
+    fn missing(&self, tasks: Vec<Task>, looking: &Looking, buffer: &mut Buffer) -> Result<Vec<Task>, Error> {
         let mut missing = Vec::new();
         for task in tasks {
             if self.halt.stopped() {
@@ -130,10 +186,19 @@ impl Scan<'_> {
             }
             let frame = task.frame;
             let raw = u64::from(frame.record.raw_len);
+            // Zeros are not fetched, and not written where they are: that is worth a look always.
+            if !frame.record.zero && !looking.at(frame.number) {
+                missing.push(task);
+                continue;
+            }
             let target = buffer.get_mut(frame.record.raw_len as usize);
             let count = read_full(self.io, target, frame.raw_offset).map_err(Error::target("reading", self.path))?;
             let whole = count == target.len();
-            match state(&frame.record, target, whole) {
+            let state = state(&frame.record, target, whole);
+            if !frame.record.zero {
+                looking.found(matches!(state, State::Right));
+            }
+            match state {
                 State::Right => self.meter.kept(raw),
                 State::Missing => missing.push(task),
                 State::MakeZero => {
@@ -193,7 +258,21 @@ fn collect(results: &mpsc::Receiver<Result<Batch, Error>>, emit: &mut dyn FnMut(
 
 #[cfg(test)]
 mod tests {
-    use super::is_zero;
+    use super::*;
+
+    #[test]
+    fn a_strange_slot_is_sampled_and_a_known_one_read_whole() {
+        let looking = |expect| Looking { expect, wrong: AtomicU64::new(0) };
+        let looked = |looking: &Looking, right: &dyn Fn(u64) -> bool| {
+            (0..640_u64).filter(|n| looking.at(*n)).inspect(|n| looking.found(right(*n))).count()
+        };
+        assert_eq!(looked(&looking(Expect::Begun), &|_| false), 640);
+        assert_eq!(looked(&looking(Expect::Missing), &|_| true), 0);
+        let strange = looking(Expect::Unknown);
+        assert_eq!(looked(&strange, &|_| false), 16 + 39, "the first few, then one in sixteen");
+        let shared = looking(Expect::Unknown);
+        assert!(looked(&shared, &|n| n >= 320) >= 320, "what was found again is looked at in full");
+    }
 
     #[test]
     fn zeros() {
