@@ -14,6 +14,7 @@ use bundle::approval::ReleaseRef;
 use bundle::trust::TrustRoot;
 use clap::Parser;
 use tokio::sync::watch;
+use updater::handed::Handed;
 use updater::http::{self, retry::Patience};
 use updater::install::place::Finder;
 use updater::install::{Pipeline, Setup};
@@ -75,6 +76,7 @@ impl Args {
             trust: Arc::new(move || Ok(trust.clone())),
             patience: Patience::default(),
             fallback_limit: None,
+            handed: Handed::default(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         }))
     }

@@ -5,6 +5,7 @@ pub mod config;
 pub mod daemon;
 pub mod dbus;
 pub mod engine;
+pub mod handed;
 pub mod health;
 pub mod http;
 pub mod install;

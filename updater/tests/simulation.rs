@@ -12,12 +12,17 @@
 mod common;
 mod sim;
 
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::Value;
 use sim::World;
 
 /// Exit codes of the manual.
 const OK: i32 = 0;
 const FAILED: i32 = 1;
+const USAGE: i32 = 2;
 const REFUSED: i32 = 3;
 const NO_DAEMON: i32 = 4;
 
@@ -46,6 +51,29 @@ fn a_release_is_staged_switched_to_and_confirmed() {
     let again = world.flipside(&["check", "--wait"]);
     assert_eq!(again.code, OK, "{again:?}");
     assert!(again.out.contains("Up to date"), "{again:?}");
+}
+
+#[test]
+fn a_bundle_comes_by_a_pipe_or_from_where_only_the_caller_sees_it() {
+    let mut world = World::new();
+    world.publish(2);
+    world.approve(2, 10_000, "rolling");
+    world.start();
+    let bundle = fs::read_dir(world.tree().join("bundles")).unwrap().next().unwrap().unwrap().path();
+    let piped = world.flipside_piped(&bundle, &["install", "-"]);
+    assert_eq!(piped.code, OK, "{piped:?}");
+    assert_eq!(world.status()["state"], "staged");
+    // The daemon can not open this name: it has another process's view.
+    let open = File::open(&bundle).unwrap();
+    let own = format!("/proc/self/fd/{}", open.as_raw_fd());
+    fcntl(&open, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    let again = world.flipside(&["install", &own]);
+    assert_eq!(again.code, OK, "{again:?}");
+    for (source, said) in [("/nowhere/x.bundle", "No such file"), ("/tmp", "is a folder")] {
+        let wrong = world.flipside(&["install", source]);
+        assert_eq!(wrong.code, USAGE, "{wrong:?}");
+        assert!(wrong.err.contains(said), "{wrong:?}");
+    }
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! What each command does.
 
+use std::fs::File;
+use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +17,7 @@ use super::text::Reader;
 use super::{config, follow, history, read, selftest, sim, status};
 use crate::daemon::{self, device::Device};
 use crate::dbus::client::{Client, ClientError};
+use crate::install::access::STDIN;
 use crate::seams::BootControl;
 use crate::system::surroundings::zone;
 
@@ -156,8 +160,8 @@ async fn install(
     output: &Output,
 ) -> Result<Exit, Failed> {
     let client = place.client().await?;
-    let source = source.map(absolute).transpose()?.unwrap_or_default();
-    let job = client.install(&source, options).await?;
+    let (source, file) = source.map(opened).transpose()?.unwrap_or_default();
+    let job = client.install(&source, file, options).await?;
     if wait {
         follow::job(&client, &job, &mut Bar::new(output.json)).await?;
         let picture = client.explain().await?.0;
@@ -168,17 +172,27 @@ async fn install(
     Ok(Exit::Ok)
 }
 
-/// The daemon has another working directory, and another standard input.
-fn absolute(source: String) -> Result<String, Failed> {
+/// What to install, and a file opened here: the daemon has another working directory, another standard input, and by
+/// its sandbox a `/tmp` of its own and no homes.
+fn opened(source: String) -> Result<(String, Option<File>), Failed> {
     if source.contains("://") {
-        return Ok(source);
+        return Ok((source, None));
     }
-    if source == "-" {
-        // Our standard input, as the daemon can open it. A terminal or a socket can not be opened again.
-        return Ok(format!("/proc/{}/fd/0", std::process::id()));
+    if source == STDIN {
+        if std::io::stdin().is_terminal() {
+            return Err(Failed::plain(Exit::Usage, "standard input is a terminal; pipe a bundle into it".to_owned()));
+        }
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+        let stdin = stdin.map_err(|e| Failed::plain(Exit::Usage, format!("standard input: {e}")))?;
+        return Ok((source, Some(File::from(stdin))));
     }
-    let path = std::path::absolute(&source).map_err(|e| Failed::plain(Exit::Usage, format!("{source}: {e}")))?;
-    Ok(path.to_string_lossy().into_owned())
+    let failed = |e: std::io::Error| Failed::plain(Exit::Usage, format!("{source}: {e}"));
+    let path = std::path::absolute(&source).map_err(failed)?;
+    let file = File::open(&path).map_err(failed)?;
+    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Err(Failed::plain(Exit::Usage, format!("{source} is a folder; a bundle is a file")));
+    }
+    Ok((path.to_string_lossy().into_owned(), Some(file)))
 }
 
 async fn activate(place: &Place, slot: Option<String>, output: &Output) -> Result<Exit, Failed> {

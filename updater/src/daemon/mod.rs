@@ -78,14 +78,17 @@ pub async fn run(device: Device, options: Options) -> anyhow::Result<()> {
         Some(bus) => Some(bus.clone()),
         None => Bus::systemd().await.inspect_err(|e| tracing::warn!(error = chain(e), "asking systemd")).ok(),
     };
-    let Assembled { seams, restart, poster } = seams::assemble(&device, host)?;
+    let Assembled { seams, restart, poster, handed } = seams::assemble(&device, host)?;
     // Ends with the process; what it has not delivered stays in the spool.
     if let Some(poster) = poster {
         tokio::spawn(poster.run());
     }
     let (engine, task) = engine::spawn(device.setup(), seams).await;
     let service = match &bus {
-        Some(_) => Some(serve(dbus::builder(device.simulated), engine.clone(), authorizer(&device)).await?),
+        Some(_) => {
+            let builder = dbus::builder(device.simulated);
+            Some(serve(builder, engine.clone(), authorizer(&device), handed).await?)
+        }
         None => None,
     };
     // Ready only now: whoever was waiting for us may call at once.

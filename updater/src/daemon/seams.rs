@@ -14,6 +14,7 @@ use super::served::Served;
 use super::sim::{Restart, SimRebooter};
 use crate::dbus::Bus;
 use crate::engine::Seams;
+use crate::handed::Handed;
 use crate::health::evidence::EvidenceFolder;
 use crate::health::{SystemHealth, Systemd};
 use crate::http::retry::Patience;
@@ -49,6 +50,8 @@ pub(super) struct Assembled {
     pub seams: Seams,
     /// Tells when a simulated device wants to restart.
     pub restart: Restart,
+    /// Where the installer finds files that come with a request.
+    pub handed: Handed,
     /// Posts reports, where somebody wants them.
     pub poster: Option<Poster>,
 }
@@ -74,7 +77,7 @@ pub(super) fn assemble(device: &Device, host: Option<Bus>) -> Result<Assembled, 
         folder: device.state.join("approvals"),
         tags: Mutex::default(),
     });
-    let restart = Restart::default();
+    let (restart, handed) = (Restart::default(), Handed::default());
     let rebooter: Arc<dyn Rebooter> = if device.simulated {
         Arc::new(SimRebooter(restart.clone()))
     } else {
@@ -91,13 +94,13 @@ pub(super) fn assemble(device: &Device, host: Option<Bus>) -> Result<Assembled, 
         evidence: Arc::new(evidence(device)),
         health: Arc::new(health(device, host.clone())),
         inhibitors: Arc::new(LogindInhibitors { bus: host }),
-        installer: Arc::new(Pipeline::new(install(device, client, Arc::clone(&trust)))),
+        installer: Arc::new(Pipeline::new(install(device, client, Arc::clone(&trust), handed.clone()))),
         journal: Arc::new(device.journal()),
         rebooter,
         reports: spool,
         trust,
     };
-    Ok(Assembled { seams, restart, poster })
+    Ok(Assembled { seams, restart, poster, handed })
 }
 
 fn poster(device: &Device, client: &Client, spool: &Arc<Spool>) -> Option<Poster> {
@@ -129,7 +132,7 @@ fn health(device: &Device, bus: Option<Bus>) -> SystemHealth {
     SystemHealth { root: device.root.clone(), config: device.loaded.config.health.clone(), systemd }
 }
 
-fn install(device: &Device, client: Client, trust: Arc<TrustStore>) -> Setup {
+fn install(device: &Device, client: Client, trust: Arc<TrustStore>, handed: Handed) -> Setup {
     let map = device.slot_map().unwrap_or_else(|e| {
         tracing::error!("slots: {e}; nothing can be installed");
         crate::slots::SlotMap::default()
@@ -144,6 +147,7 @@ fn install(device: &Device, client: Client, trust: Arc<TrustStore>) -> Setup {
         base: device.loaded.config.source.url.clone(),
         trust: Arc::new(move || Ok((*trust.current()).clone())),
         patience: Patience::default(),
+        handed,
         cores: std::thread::available_parallelism().map_or(1, usize::from),
     }
 }

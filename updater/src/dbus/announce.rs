@@ -15,6 +15,7 @@ use super::authorize::Authorizer;
 use super::service::Updater1;
 use super::{BusError, NAME, PATH, values};
 use crate::engine::Handle;
+use crate::handed::Handed;
 
 /// Least time between two signals that carry progress alone: a bar needs no more, and each one wakes every listener.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(250);
@@ -31,7 +32,7 @@ pub struct Service {
     announcer: tokio::task::JoinHandle<()>,
 }
 
-/// Serves the engine on the bus at `builder`. The objects are there before the name is, so nobody can call into a void.
+/// Serves the engine on the bus at `builder`; files that come with a request go into `handed`. The objects are there before the name is, so nobody can call into a void.
 ///
 /// # Errors
 /// No bus, or the name is taken.
@@ -39,11 +40,12 @@ pub async fn serve(
     builder: connection::Builder<'_>,
     engine: Handle,
     authorizer: Authorizer,
+    handed: Handed,
 ) -> Result<Service, BusError> {
     let status = engine.status.clone();
     let connection = builder
         .method_timeout(CALL_TIMEOUT)
-        .serve_at(PATH, Updater1::new(engine, authorizer))
+        .serve_at(PATH, Updater1::new(engine, authorizer, handed))
         .build()
         .await
         .map_err(BusError::Connect)?;

@@ -1,6 +1,8 @@
 //! The command line's side of the bus: typed calls, typed refusals.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bundle::reason::Reason;
@@ -11,7 +13,7 @@ use tokio::time::{Duration, timeout};
 use updater_core::history::Outcome;
 use updater_core::status::{Explanation, Status};
 use zbus::proxy::{MethodFlags, SignalStream};
-use zbus::{Connection, OwnedObjectPath, OwnedVariant, Proxy, Structure, Type, Variant, connection};
+use zbus::{Connection, Fd, OwnedObjectPath, OwnedVariant, Proxy, Structure, Type, Variant, connection};
 
 use super::error::reason_of;
 use super::values::Dict;
@@ -151,12 +153,20 @@ impl Client {
             .collect()
     }
 
-    /// Installs; the path of the job.
+    /// Installs; the path of the job. `file`: the bundle, opened by us, because the daemon may not see what we see.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn install(&self, source: &str, options: &[(&str, bool)]) -> Result<JobPath, ClientError> {
-        let options: HashMap<&str, Variant<'_>> = options.iter().map(|(k, v)| (*k, Variant::from(*v))).collect();
+    pub async fn install(
+        &self,
+        source: &str,
+        file: Option<File>,
+        options: &[(&str, bool)],
+    ) -> Result<JobPath, ClientError> {
+        let mut options: HashMap<&str, Variant<'_>> = options.iter().map(|(k, v)| (*k, Variant::from(*v))).collect();
+        if let Some(file) = file {
+            options.insert("file", Variant::from(Fd::from(OwnedFd::from(file))));
+        }
         self.call("Install", arguments((source, options))).await
     }
 

@@ -4,6 +4,8 @@
 //! Every reading answers from the newest status, so it never waits for an install.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bundle::digest::Digest;
@@ -14,7 +16,7 @@ use updater_core::release::{Intent, Source};
 use updater_core::slot::SlotId;
 use zbus::message::{Flags, Header};
 use zbus::object_server::{ObjectServer, SignalEmitter};
-use zbus::{Connection, OwnedObjectPath, OwnedVariant, interface};
+use zbus::{Connection, Fd, OwnedObjectPath, OwnedVariant, interface};
 
 use super::PATH;
 use super::authorize::{Action, Authorizer};
@@ -22,6 +24,7 @@ use super::error::Refused;
 use super::job::{self, Job, JobEnd};
 use super::values::{self, Dict};
 use crate::engine::{self, Handle, Reply};
+use crate::handed::Handed;
 
 /// Ended jobs that can still be read.
 const JOBS_KEPT: u64 = 8;
@@ -30,14 +33,15 @@ const JOBS_KEPT: u64 = 8;
 pub struct Updater1 {
     engine: Handle,
     authorizer: Authorizer,
+    handed: Handed,
     next_job: AtomicU64,
 }
 
 impl Updater1 {
     /// Over this engine.
     #[must_use]
-    pub fn new(engine: Handle, authorizer: Authorizer) -> Self {
-        Self { engine, authorizer, next_job: AtomicU64::new(1) }
+    pub fn new(engine: Handle, authorizer: Authorizer, handed: Handed) -> Self {
+        Self { engine, authorizer, handed, next_job: AtomicU64::new(1) }
     }
 }
 
@@ -67,13 +71,17 @@ impl Updater1 {
     async fn install(
         &self,
         source: &str,
-        options: HashMap<String, OwnedVariant>,
+        mut options: HashMap<String, OwnedVariant>,
         #[zbus(connection)] connection: &Connection,
         #[zbus(object_server)] server: &ObjectServer,
         #[zbus(header)] call: Header<'_>,
     ) -> Result<OwnedObjectPath, Refused> {
         self.authorizer.allow(connection, &call, Action::Install).await?;
+        let file = options.remove("file").map(opened).transpose()?;
         let intent = intent(options)?;
+        if let Some(file) = file {
+            self.handed.put(source, file);
+        }
         change(&self.engine, Command::Install { source: parse_source(source), intent }).await?;
         self.begin_job(connection, server).await.map_err(|e| Refused::new(Reason::Internal, e.to_string()))
     }
@@ -275,6 +283,14 @@ fn parse_slot(text: &str) -> Result<SlotId, Refused> {
 
 fn parse_digest(text: &str) -> Result<Digest, Refused> {
     text.parse().map_err(|_| Refused::new(Reason::Malformed, "a manifest digest has 64 hexadecimal digits"))
+}
+
+/// The file that a caller opened for us.
+fn opened(option: OwnedVariant) -> Result<File, Refused> {
+    let no = |e: &dyn std::fmt::Display| Refused::new(Reason::Malformed, format!("option file: {e}"));
+    let fd = Fd::try_from(option).map_err(|e| no(&e))?;
+    let fd = OwnedFd::try_from(fd).map_err(|e| no(&e))?;
+    Ok(File::from(fd))
 }
 
 /// Reads the options of `Install`. An unknown one is refused: silently ignoring `force` would be a surprise.

@@ -1,5 +1,6 @@
 //! The service on a private bus, with an engine made of paper behind it.
 
+use std::io::Write as _;
 use std::process::Command as Process;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::authorize::Authorizer;
 use super::client::{Client, ClientError};
 use super::testing::{PaperEngine, PrivateBus, outcome};
 use super::{NAME, PATH};
+use crate::handed::Handed;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -23,14 +25,16 @@ struct Setup {
     engine: PaperEngine,
     client: Client,
     service: super::announce::Service,
+    handed: Handed,
 }
 
 async fn set_up(owner: u32) -> Setup {
     let bus = PrivateBus::start();
     let engine = PaperEngine::start();
-    let service = serve(bus.builder(), engine.handle.clone(), Authorizer { owner }).await.unwrap();
+    let (handed, authorizer) = (Handed::default(), Authorizer { owner });
+    let service = serve(bus.builder(), engine.handle.clone(), authorizer, handed.clone()).await.unwrap();
     let client = Client::connect(bus.builder()).await.unwrap();
-    Setup { bus, engine, client, service }
+    Setup { bus, engine, client, service, handed }
 }
 
 fn me() -> u32 {
@@ -78,7 +82,7 @@ async fn strangers_read_and_change_nothing() {
         let error = answer.unwrap_err();
         assert!(matches!(error, ClientError::Refused { reason: Reason::NotAuthorized, .. }), "{method}: {error:?}");
     }
-    let error = s.client.install("/x", &[]).await.unwrap_err();
+    let error = s.client.install("/x", None, &[]).await.unwrap_err();
     assert!(matches!(error, ClientError::Refused { reason: Reason::NotAuthorized, .. }), "{error:?}");
     assert_eq!(s.client.explain().await.unwrap().0.booted_slot, Some(SlotId::A));
     assert_eq!(s.client.history().await.unwrap(), [outcome()]);
@@ -159,7 +163,11 @@ async fn an_install_is_a_job_and_reading_goes_on_meanwhile() {
     let mut s = set_up(me()).await;
     let mut changes = s.client.changes().await.unwrap();
     s.engine.status.send_modify(|p| p.state = StateName::Writing);
-    let job = s.client.install("/tmp/x.bundle", &[("reboot", true)]).await.unwrap();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"a bundle").unwrap();
+    let job = s.client.install("/tmp/x.bundle", Some(file), &[("reboot", true)]).await.unwrap();
+    let handed = s.handed.open("/tmp/x.bundle").unwrap().expect("the file came along");
+    assert_eq!(handed.metadata().unwrap().len(), 8);
     let Some(Command::Install { source: Some(_), intent }) = s.engine.seen.recv().await else { panic!() };
     assert!(intent.stage && intent.activate && intent.reboot && !intent.force);
     assert_eq!(s.client.job_end(&job).await.unwrap(), None);
@@ -214,7 +222,7 @@ async fn a_reply_is_read_however_many_changes_nobody_looked_at() {
 #[tokio::test]
 async fn an_unknown_option_is_refused() {
     let mut s = set_up(me()).await;
-    let error = s.client.install("", &[("forse", true)]).await.unwrap_err();
+    let error = s.client.install("", None, &[("forse", true)]).await.unwrap_err();
     assert!(matches!(error, ClientError::Refused { reason: Reason::Malformed, .. }), "{error:?}");
     assert!(s.engine.seen.try_recv().is_err());
 }
@@ -240,7 +248,7 @@ async fn only_what_changed_is_announced() {
 async fn the_introspection_is_the_checked_in_one() {
     let mut s = set_up(me()).await;
     s.engine.status.send_modify(|p| p.state = StateName::Writing);
-    let job = s.client.install("", &[]).await.unwrap();
+    let job = s.client.install("", None, &[]).await.unwrap();
     let _ = s.engine.seen.recv().await;
     let listener = s.bus.builder().build().await.unwrap();
     let mut served = "<!DOCTYPE node PUBLIC \"-//freedesktop//DTD D-BUS Object Introspection 1.0//EN\"\n \
@@ -266,7 +274,7 @@ async fn the_introspection_is_the_checked_in_one() {
 async fn a_name_that_is_taken_is_an_error() {
     let s = set_up(me()).await;
     let other = PaperEngine::start();
-    let again = serve(s.bus.builder(), other.handle.clone(), Authorizer { owner: me() }).await;
+    let again = serve(s.bus.builder(), other.handle.clone(), Authorizer { owner: me() }, Handed::default()).await;
     assert!(again.is_err());
 }
 
@@ -274,10 +282,11 @@ async fn a_name_that_is_taken_is_an_error() {
 async fn leaving_gives_the_name_back() {
     let bus = PrivateBus::start();
     let engine = PaperEngine::start();
-    let service = serve(bus.builder(), engine.handle.clone(), Authorizer { owner: me() }).await.unwrap();
+    let service =
+        serve(bus.builder(), engine.handle.clone(), Authorizer { owner: me() }, Handed::default()).await.unwrap();
     within(service.quiet(Duration::from_millis(50))).await;
     within(service.leave()).await;
-    let again = serve(bus.builder(), engine.handle.clone(), Authorizer { owner: me() }).await;
+    let again = serve(bus.builder(), engine.handle.clone(), Authorizer { owner: me() }, Handed::default()).await;
     assert!(again.is_ok());
 }
 

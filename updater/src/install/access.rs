@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf as _, Bytes};
@@ -10,6 +11,7 @@ use tokio::task::JoinHandle;
 use updater_core::release::Source;
 
 use super::error::Error;
+use crate::handed::Handed;
 use crate::http::mirrors::{Mirrors, Opened};
 use crate::http::retry::{Patience, pause_after};
 use crate::http::source::{BoxFuture, ByteStream, LocalFile, RangeSource};
@@ -21,6 +23,9 @@ const FIRST: u64 = 64 << 10;
 
 /// Pieces of a stream that wait to be read.
 const WAITING_PIECES: usize = 4;
+
+/// What a caller's standard input is called.
+pub const STDIN: &str = "-";
 
 /// An opened bundle.
 pub enum Access {
@@ -49,7 +54,12 @@ pub fn places(source: &Source, base: Option<&str>) -> Result<Vec<Location>, Erro
 ///
 /// # Errors
 /// [`Error::Fetch`] when no place answers.
-pub async fn open(client: &Client, places: Vec<Location>, patience: Patience) -> Result<Access, Error> {
+pub async fn open(
+    client: &Client,
+    places: Vec<Location>,
+    patience: Patience,
+    handed: &Handed,
+) -> Result<Access, Error> {
     let urls: Vec<_> = places
         .iter()
         .filter_map(|place| match place {
@@ -61,10 +71,18 @@ pub async fn open(client: &Client, places: Vec<Location>, patience: Patience) ->
         return open_web(Mirrors::new(client.clone(), urls)?, patience).await;
     }
     match places.into_iter().next() {
-        Some(Location::Stdin) => Ok(Access::Stream(Box::new(io::stdin()))),
-        Some(Location::File(path)) => {
-            let failed = |source| FetchError::File { path: path.display().to_string(), source };
-            let file = File::open(&path).map_err(failed)?;
+        Some(place @ (Location::Stdin | Location::File(_))) => {
+            // Our own standard input is nobody's bundle: that of a caller comes with the request.
+            let path = match place {
+                Location::File(path) => path,
+                _ => PathBuf::from(STDIN),
+            };
+            let name = path.display().to_string();
+            let failed = |source| FetchError::File { path: name.clone(), source };
+            let file = match handed.open(&name).map_err(failed)? {
+                Some(file) => file,
+                None => File::open(&path).map_err(failed)?,
+            };
             if file.metadata().map_err(failed)?.is_file() {
                 Ok(Access::Ranged(Arc::new(LocalFile::new(&path, file))))
             } else {

@@ -50,7 +50,7 @@ pub enum Opened {
 pub async fn open_bundle(setup: &Setup, source: &Source, expected: Option<&Digest>) -> Result<(Head, Opened), Error> {
     let trust = (setup.trust)().map_err(Error::Trust)?;
     let places = access::places(source, setup.base.as_deref())?;
-    match access::open(&setup.client, places, setup.patience).await? {
+    match access::open(&setup.client, places, setup.patience, &setup.handed).await? {
         Access::Ranged(source) => {
             let ranged = Ranged { source: source.as_ref(), patience: setup.patience };
             let head = Head::open(&ranged.envelope().await?, &trust, expected)?;

@@ -52,7 +52,7 @@ impl Delta {
             return Err(DeltaError::Malformed("the channel does not name the digest of its recipes").into());
         };
         let places = access::places(&Source::Urls(offer.urls.clone()), setup.base.as_deref())?;
-        let Access::Ranged(source) = access::open(&setup.client, places, setup.patience).await? else {
+        let Access::Ranged(source) = access::open(&setup.client, places, setup.patience, &setup.handed).await? else {
             return Err(DeltaError::Malformed("its server does not give ranges").into());
         };
         let ranged = Ranged { source: source.as_ref(), patience: setup.patience };

@@ -22,6 +22,7 @@ use super::place::{self, Finder, Found};
 use super::readback;
 use super::stream::Stream;
 use super::target::SlotIo as _;
+use crate::handed::Handed;
 use crate::http::Client;
 use crate::http::retry::Patience;
 use crate::seams::{BoxFuture, Cancel, InstallError, InstallRequest, Installer, ProgressSink};
@@ -50,6 +51,8 @@ pub struct Setup {
     pub fallback_limit: Option<u64>,
     /// Cores to use.
     pub cores: usize,
+    /// Files that came with a request.
+    pub handed: Handed,
 }
 
 /// The installer.

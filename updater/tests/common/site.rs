@@ -14,6 +14,7 @@ use bundle::keys::PrivateKey;
 use bundle::manifest::{ImageKind, MANIFEST_TYPE, Manifest};
 use bundle::random::{RandomReader, read_envelope};
 use bundle::trust::{Role, Roles, TrustRoot};
+use updater::handed::Handed;
 use updater::http;
 use updater::http::retry::Patience;
 use updater::install::installer::{Pipeline, Setup};
@@ -172,6 +173,7 @@ pub fn setup(state: &Path, places: [&[(&str, Place)]; 2], settings: &http::Setti
         trust: Arc::new(|| Ok(trust())),
         patience,
         fallback_limit: None,
+        handed: Handed::default(),
         cores: 2,
     }
 }

@@ -196,7 +196,19 @@ impl World {
 
     /// Runs a command to its end.
     pub fn flipside(&self, arguments: &[&str]) -> Said {
-        let Output { status, stdout, stderr } = self.command(arguments).output().unwrap();
+        self.said(&mut self.command(arguments))
+    }
+
+    /// The same with a file's content through a pipe as standard input.
+    pub fn flipside_piped(&self, file: &Path, arguments: &[&str]) -> Said {
+        let mut cat = Command::new("cat").arg(file).stdout(Stdio::piped()).spawn().unwrap();
+        let said = self.said(self.command(arguments).stdin(cat.stdout.take().unwrap()));
+        cat.wait().unwrap();
+        said
+    }
+
+    fn said(&self, command: &mut Command) -> Said {
+        let Output { status, stdout, stderr } = command.output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Said { code: status.code().unwrap_or(-1), out: text(stdout), err: text(stderr) }
     }
