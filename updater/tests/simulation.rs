@@ -182,3 +182,20 @@ fn a_broken_fragment_does_not_keep_the_daemon_from_working() {
     assert_eq!(world.flipside(&["config", "check"]).code, FAILED);
     assert_eq!(world.flipside(&["check", "--wait"]).code, OK);
 }
+
+#[test]
+fn a_refused_bundle_is_told_its_own_reason() {
+    let mut world = World::new();
+    world.publish(2);
+    world.approve(2, 10_000, "halted");
+    world.start();
+    let held = world.flipside(&["check", "--wait"]);
+    assert!(held.err.contains("rollout_halted"), "{held:?}");
+    let junk = world.folder.path().join("junk.bundle");
+    fs::write(&junk, vec![7; 5000]).unwrap();
+    let refused = world.flipside(&["install", junk.to_str().unwrap()]);
+    assert!(refused.err.contains("malformed"), "{refused:?}");
+    // What holds the offered release is told again with the next check.
+    assert_eq!(world.flipside(&["check", "--wait"]).code, REFUSED);
+    assert_eq!(world.status()["waiting"]["reason"], "rollout_halted");
+}
