@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{BuildError, Compressor, Event, Settings, in_order};
 use crate::digest::Digest;
+use crate::frame::is_zero;
 use crate::index::{FRAME_UNIT, FrameRecord, IndexHeader, MAX_FRAME_SIZE, MIN_FRAME_SIZE};
 use crate::manifest::Blob;
 
@@ -129,12 +130,6 @@ fn read_frame(input: &mut impl Read, len: u64, hash: &mut Sha256) -> Result<Vec<
     read.map_err(|source| BuildError::Read { path: PathBuf::new(), source })?;
     hash.update(&raw);
     Ok(raw)
-}
-
-/// Whether all bytes are zero; by wide pieces, which the compiler turns into vector instructions.
-pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    let (pieces, rest) = bytes.as_chunks::<64>();
-    pieces.iter().all(|piece| piece.iter().fold(0, |all, byte| all | byte) == 0) && rest.iter().all(|byte| *byte == 0)
 }
 
 fn check(settings: &Settings) -> Result<(), BuildError> {

@@ -1,14 +1,15 @@
 //! Cuts an image into chunks and groups: by whoever builds a bundle, and by a device that asks what it already has.
 //!
 //! Both must cut alike, or nothing would be found again: so there is one way to do it, here. Reads a stream once, in the
-//! memory of one group.
+//! memory of a few chunks.
 
 use std::io::{self, Read};
 
-use fastcdc::v2020::StreamCDC;
+use fastcdc::v2020::FastCDC;
 
 use super::{BLOCKS, CHUNK_LEN, Chunk, FASTCDC, Group, MAX_CHUNK, MAX_GROUP};
 use crate::digest::Digest;
+use crate::frame::is_zero;
 use crate::manifest::Chunks;
 
 /// Chunks of a group, about: a group is 24 bytes to everybody, its chunks are 12 bytes each to whoever lacks them.
@@ -61,45 +62,86 @@ impl Method {
     }
 }
 
+/// Bytes read at once.
+const WINDOW: usize = 1 << 20;
+
 /// Cuts `size` bytes of `input`; `group` gets each group with its chunk records, in order.
 ///
 /// # Errors
 /// When reading fails.
 pub fn cut(input: impl Read, size: u64, method: Method, group: impl FnMut(Group, &[u8])) -> io::Result<()> {
-    let mut cutter = Cutter { group, records: Vec::new(), raw_len: 0 };
-    let mut input = input.take(size);
-    match method {
-        Method::FastCdc(target) => {
-            let average = target as usize;
-            for chunk in StreamCDC::new(input, average / 4, average, average * 4) {
-                cutter.chunk(&chunk.map_err(io::Error::other)?.data);
-            }
+    let mut cutter = Cutter { group, records: Vec::new(), raw_len: 0, zeros: None };
+    let mut window = Window { input: input.take(size), bytes: Vec::new(), start: 0, ended: false };
+    let largest = match method {
+        Method::FastCdc(average) => average as usize * 4,
+        Method::Blocks(len) => len as usize,
+    };
+    // What the method makes of nothing but zeros: found once, because images are full of them.
+    let mut of_zeros = None;
+    loop {
+        let ahead = window.ahead(largest)?;
+        if ahead.is_empty() {
+            break;
         }
-        Method::Blocks(target) => {
-            let mut block = Vec::new();
-            loop {
-                block.clear();
-                input.by_ref().take(u64::from(target)).read_to_end(&mut block)?;
-                if block.is_empty() {
-                    break;
-                }
-                cutter.chunk(&block);
+        let zero = ahead.len() == largest && is_zero(ahead);
+        let len = match (method, of_zeros) {
+            (Method::Blocks(_), _) => ahead.len(),
+            (Method::FastCdc(_), Some(len)) if zero => len,
+            (Method::FastCdc(average), _) => {
+                let average = average as usize;
+                FastCDC::new(ahead, average / 4, average, largest).cut(0, ahead.len()).1
             }
-        }
+        };
+        of_zeros = of_zeros.or(zero.then_some(len));
+        let len = len.clamp(1, ahead.len());
+        cutter.chunk(ahead.get(..len).unwrap_or_default(), zero);
+        window.start += len;
     }
     cutter.end_group();
     Ok(())
+}
+
+/// A stream, as much of it in memory as a chunk may be long.
+struct Window<R> {
+    input: R,
+    bytes: Vec<u8>,
+    start: usize,
+    ended: bool,
+}
+
+impl<R: Read> Window<R> {
+    /// The next bytes: as many as wanted, fewer at the end, none behind it.
+    fn ahead(&mut self, wanted: usize) -> io::Result<&[u8]> {
+        if self.bytes.len() - self.start < wanted && !self.ended {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+            let missing = WINDOW.max(wanted) - self.bytes.len();
+            let count = self.input.by_ref().take(missing as u64).read_to_end(&mut self.bytes)?;
+            self.ended = count < missing;
+        }
+        let end = self.bytes.len().min(self.start + wanted);
+        Ok(self.bytes.get(self.start..end).unwrap_or_default())
+    }
 }
 
 struct Cutter<F> {
     group: F,
     records: Vec<u8>,
     raw_len: u32,
+    /// Length and digest of the last chunk of zeros.
+    zeros: Option<(usize, Digest)>,
 }
 
 impl<F: FnMut(Group, &[u8])> Cutter<F> {
-    fn chunk(&mut self, content: &[u8]) {
-        let digest = Digest::of(content).0;
+    fn chunk(&mut self, content: &[u8], zero: bool) {
+        let digest = match self.zeros {
+            Some((len, digest)) if zero && len == content.len() => digest,
+            _ => Digest::of(content),
+        };
+        if zero {
+            self.zeros = Some((content.len(), digest));
+        }
+        let digest = digest.0;
         let address = digest.first_chunk().copied().unwrap_or_default();
         let chunk = Chunk { len: content.len() as u32, address };
         self.records.extend_from_slice(&chunk.to_bytes());

@@ -4,19 +4,24 @@
 //! the bundle.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use bundle::chunks::{ChunksError, ChunksHeader, HEADER_LEN, KnownChunks, Method};
 use bundle::layout::Member as Place;
 use bundle::manifest::Image;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
+use super::ahead::Ahead;
 use super::error::Error;
 use super::fetch::Member;
+use super::halt::Halt;
 use super::head::{Ranged, Spool};
 use super::meter::Meter;
+use super::target::{SlotIo as _, Target};
 use super::way::needed_records;
 use crate::http::retry::Patience;
 use crate::http::source::RangeSource;
@@ -52,14 +57,18 @@ enum Unusable {
 /// [`Error::Fetch`]: the bundle, which all else comes from too, is not to be had.
 pub async fn get(
     image: &Image,
-    old: File,
+    old: Target,
     bundle: (&Member, &Place),
     patience: Patience,
     spool: &Spool<'_>,
+    halt: &Halt,
     meter: &Meter,
 ) -> Result<Option<Addresses>, Error> {
     let Some(method) = image.chunks.as_ref().and_then(Method::of_manifest) else { return Ok(None) };
-    match fetch(image, old, method, bundle, patience, spool, meter).await {
+    // The running image is read while the network is waited for.
+    let halt = halt.clone();
+    let reading = spawn_blocking(move || known(&old, method, &halt));
+    match fetch(image, reading, bundle, patience, spool, meter).await {
         Ok(addresses) => Ok(Some(addresses)),
         Err(Unusable::Install(error @ Error::Fetch(_))) => Err(error),
         Err(error) => {
@@ -71,15 +80,12 @@ pub async fn get(
 
 async fn fetch(
     image: &Image,
-    old: File,
-    method: Method,
+    reading: JoinHandle<io::Result<KnownChunks>>,
     (bundle, place): (&Member, &Place),
     patience: Patience,
     spool: &Spool<'_>,
     meter: &Meter,
 ) -> Result<Addresses, Unusable> {
-    // The running image is read while the network is waited for.
-    let reading = spawn_blocking(move || KnownChunks::of_image(old, u64::MAX, method));
     let path = spool.extra(&place.name);
     let ranged = Ranged { source: bundle.source.as_ref(), patience };
     let whole = path.exists();
@@ -98,6 +104,11 @@ async fn fetch(
         keep().map_err(Error::spool(&path))?;
     }
     Ok(Addresses { path, known: Arc::new(known) })
+}
+
+/// Cuts the running image.
+fn known(old: &Target, method: Method, halt: &Halt) -> io::Result<KnownChunks> {
+    thread::scope(|scope| KnownChunks::of_image(Ahead::begin(scope, old, old.capacity(), halt), u64::MAX, method))
 }
 
 /// Fetches header and groups into the front of `temp`.

@@ -268,12 +268,12 @@ impl<'a> Delivery<'a> {
         bundle: &Member,
     ) -> Result<Option<(addresses::Addresses, File)>, Error> {
         let place = head.layout.member(MemberKind::Chunks, position);
-        let (Some(place), Some(old), Some(again)) = (place, self.old_image(image), self.old_image(image)) else {
-            return Ok(None);
-        };
+        let (Some(place), Some(file)) = (place, self.old_image(image)) else { return Ok(None) };
+        let old = self.setup.finder.one(image, self.booted).and_then(|found| place::open_read_only(&found));
+        let Ok(old) = old else { return Ok(None) };
         let spool = Spool::new(&self.setup.releases, head.digest);
-        let getting = addresses::get(image, old, (bundle, place), self.setup.patience, &spool, self.meter);
-        Ok(unless(self.halt, getting).await?.map(|addresses| (addresses, again)))
+        let getting = addresses::get(image, old, (bundle, place), self.setup.patience, &spool, self.halt, self.meter);
+        Ok(unless(self.halt, getting).await?.map(|addresses| (addresses, file)))
     }
 
     fn tell_left(&self, image: &Image, frames: &FrameSet) {

@@ -1,5 +1,6 @@
 //! The two ends of an image: whether it is there already, and what makes a written one durable.
 
+use bundle::frame::is_zero;
 use bundle::manifest::Image;
 use tokio::task::spawn_blocking;
 use updater_core::status::ProgressPhase;
@@ -10,7 +11,6 @@ use super::halt::Halt;
 use super::meter::Meter;
 use super::place::{self, Found};
 use super::readback;
-use super::scan::is_zero;
 use super::target::{SlotIo, Target, read_full};
 
 /// Bytes at either end of what is left behind an image that are zeroed.

@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod addresses;
+pub mod ahead;
 pub mod buffer;
 pub mod delivery;
 pub mod delta;

@@ -4,23 +4,17 @@
 //! hashing overlap.
 
 use std::path::Path;
-use std::sync::mpsc;
 use std::thread;
 
 use bundle::digest::Digest;
 use bundle::manifest::Image;
 use sha2::{Digest as _, Sha256};
 
-use super::buffer::Buffer;
+use super::ahead::Ahead;
 use super::error::Error;
 use super::halt::Halt;
 use super::meter::Meter;
-use super::target::{SlotIo, read_full};
-
-/// Bytes read at once.
-const PIECE: usize = 1 << 20;
-/// Pieces between reader and hasher.
-const PIECES: usize = 3;
+use super::target::SlotIo;
 
 /// Reads the image back from `io`.
 ///
@@ -28,35 +22,17 @@ const PIECES: usize = 3;
 /// [`Error::Image`] when it is not the signed one; [`Error::Target`] when it can not be read; [`Error::Cancelled`].
 pub fn verify(io: &dyn SlotIo, path: &Path, image: &Image, halt: &Halt, meter: &Meter) -> Result<(), Error> {
     io.forget_caches().map_err(Error::target("forgetting what is cached of", path))?;
-    let (empty_sender, empty) = mpsc::sync_channel(PIECES);
-    let (full_sender, full) = mpsc::sync_channel::<(Buffer, usize)>(PIECES);
-    for _ in 0..PIECES {
-        // Room for all of them, so this never waits.
-        let _ = empty_sender.send(Buffer::new(PIECE));
-    }
     let found = thread::scope(|scope| {
-        let reader = scope.spawn(move || {
-            let mut offset = 0;
-            while offset < image.size && !halt.stopped() {
-                let Ok(mut buffer) = empty.recv() else { return Ok(()) };
-                let wanted = usize::try_from(image.size - offset).unwrap_or(PIECE).min(PIECE);
-                let count = read_full(io, buffer.get_mut(wanted), offset).map_err(Error::target("reading", path))?;
-                if count == 0 || full_sender.send((buffer, count)).is_err() {
-                    return Ok(());
-                }
-                offset += count as u64;
-            }
-            Ok(())
-        });
         let mut hash = Sha256::new();
-        for (buffer, count) in full {
-            hash.update(buffer.get(count));
-            meter.read(count as u64);
-            // The reader may be done already.
-            let _ = empty_sender.send(buffer);
+        let mut ahead = Ahead::begin(scope, io, image.size, halt);
+        loop {
+            let piece = ahead.piece().map_err(Error::target("reading", path))?;
+            if piece.is_empty() {
+                return Ok::<_, Error>(Digest(hash.finalize().into()));
+            }
+            hash.update(piece);
+            meter.read(piece.len() as u64);
         }
-        reader.join().unwrap_or_else(|_| Err(Error::Lost("reading back".into())))?;
-        Ok::<_, Error>(Digest(hash.finalize().into()))
     })?;
     if halt.stopped() {
         return Err(Error::Cancelled);

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 
 use bundle::digest::Digest;
+use bundle::frame::is_zero;
 use bundle::index::{FrameRecord, IndexReader};
 use bundle::manifest::Image;
 
@@ -230,11 +231,6 @@ fn state(record: &FrameRecord, target: &[u8], whole: bool) -> State {
     }
 }
 
-/// Whether all bytes are zero; in pieces that the compiler turns into vector instructions.
-pub(super) fn is_zero(bytes: &[u8]) -> bool {
-    bytes.chunks(512).all(|piece| piece.iter().fold(0, |sum, byte| sum | byte) == 0)
-}
-
 /// Puts the batches in order again and plans requests.
 fn collect(results: &mpsc::Receiver<Result<Batch, Error>>, emit: &mut dyn FnMut(Run) -> bool) -> Result<(), Error> {
     let mut planner = Planner::default();
@@ -272,15 +268,5 @@ mod tests {
         assert_eq!(looked(&strange, &|_| false), 16 + 39, "the first few, then one in sixteen");
         let shared = looking(Expect::Unknown);
         assert!(looked(&shared, &|n| n >= 320) >= 320, "what was found again is looked at in full");
-    }
-
-    #[test]
-    fn zeros() {
-        assert!(is_zero(&[]) && is_zero(&[0; 5000]));
-        for place in [0, 511, 512, 4999] {
-            let mut bytes = [0; 5000];
-            bytes[place] = 1;
-            assert!(!is_zero(&bytes));
-        }
     }
 }
