@@ -63,7 +63,7 @@ impl Method {
 }
 
 /// Bytes read at once.
-const WINDOW: usize = 1 << 20;
+const WINDOW: usize = 512 << 10;
 
 /// Cuts `size` bytes of `input`; `group` gets each group with its chunk records, in order.
 ///

@@ -11,17 +11,20 @@ use std::sync::Arc;
 use std::thread;
 
 use bundle::chunks::{ChunksError, ChunksHeader, HEADER_LEN, KnownChunks, Method};
+use bundle::frame::is_zero;
 use bundle::layout::Member as Place;
 use bundle::manifest::Image;
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
 use super::ahead::Ahead;
+use super::buffer::Buffer;
 use super::error::Error;
 use super::fetch::Member;
+use super::finish::blocking;
 use super::halt::Halt;
 use super::head::{Ranged, Spool};
 use super::meter::Meter;
-use super::target::{SlotIo as _, Target};
+use super::target::{SlotIo as _, Target, read_full};
 use super::way::needed_records;
 use crate::http::retry::Patience;
 use crate::http::source::RangeSource;
@@ -30,6 +33,11 @@ use crate::http::source::RangeSource;
 const MAX_GAP: u64 = 4 << 10;
 /// Requests in flight.
 const IN_FLIGHT: usize = 4;
+
+/// Places looked at to tell whether a device holds anything.
+const LOOKS: u64 = 256;
+/// Bytes looked at in each.
+const LOOK: usize = 4 << 10;
 
 /// What it takes to make frames from chunks of the running image.
 pub struct Addresses {
@@ -67,6 +75,10 @@ pub async fn get(
     let Some(method) = image.chunks.as_ref().and_then(Method::of_manifest) else { return Ok(None) };
     // The running image is read while the network is waited for.
     let halt = halt.clone();
+    let (empty, old) = blocking(move || Ok((looks_empty(&old), old))).await?;
+    if empty {
+        return Ok(None);
+    }
     let reading = spawn_blocking(move || known(&old, method, &halt));
     match fetch(image, reading, bundle, patience, spool, meter).await {
         Ok(addresses) => Ok(Some(addresses)),
@@ -104,6 +116,16 @@ async fn fetch(
         keep().map_err(Error::spool(&path))?;
     }
     Ok(Addresses { path, known: Arc::new(known) })
+}
+
+/// Whether a device holds nothing anywhere one looks: that of a system that runs from elsewhere. Reading all of it to
+/// find that out would take as long as an install.
+fn looks_empty(old: &Target) -> bool {
+    let (mut buffer, step) = (Buffer::new(LOOK), old.capacity() / LOOKS);
+    (0..LOOKS).all(|n| {
+        let offset = (n * step).next_multiple_of(LOOK as u64);
+        read_full(old, buffer.get_mut(LOOK), offset).is_ok_and(|count| is_zero(buffer.get(count)))
+    })
 }
 
 /// Cuts the running image.
