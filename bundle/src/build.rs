@@ -26,7 +26,7 @@ pub use compress::{Compressor, window_log};
 pub use delta::{BuiltDelta, DeltaStats, NewRelease, OldFile, build_delta};
 pub use frames::{FrameStats, write_frames};
 pub use pipeline::{Stopped, in_order};
-pub use tree::write_tree;
+pub use tree::{rewrite_tree, write_tree};
 
 /// Why a bundle could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -178,7 +178,7 @@ pub fn build(
     let mut frames = Vec::new();
     manifest.images.clear();
     for source in sources {
-        let created = assemble::mtime(&manifest);
+        let created = manifest.mtime();
         let (image, part, stats) = build_image(source, created, settings, folder, progress)?;
         manifest.images.push(image);
         parts.push(part);
@@ -232,24 +232,22 @@ fn build_image(
     Ok((image, Part { index: written.index, chunks, payload }, written.stats))
 }
 
-/// The bytes of an image. A folder is written as a tree first; a tree made elsewhere is held against its rules.
+/// The bytes of an image. A folder is written as a tree first; a tar made elsewhere is held against the rules and
+/// written anew.
 fn open(source: &Source, created: u64, folder: &Path) -> Result<File, BuildError> {
     let read = |error| BuildError::Read { path: source.path.clone(), source: error };
-    let mut input = File::open(&source.path).map_err(read)?;
+    let input = File::open(&source.path).map_err(read)?;
     if source.kind != ImageKind::Tree {
         return Ok(input);
     }
+    let mut file = tempfile::tempfile_in(folder).map_err(BuildError::Write)?;
     if input.metadata().map_err(read)?.is_dir() {
-        let mut file = tempfile::tempfile_in(folder).map_err(BuildError::Write)?;
         write_tree(&source.path, created, &mut file)?;
-        file.rewind().map_err(BuildError::Write)?;
-        return Ok(file);
+    } else {
+        rewrite_tree(io::BufReader::new(input), &source.path, created, &mut file)?;
     }
-    let mut tree = crate::tree::TreeReader::new(io::BufReader::new(&input));
-    let refused = |why: crate::tree::TreeError| BuildError::Tree { path: source.path.clone(), why: why.to_string() };
-    while tree.next_entry().map_err(refused)?.is_some() {}
-    input.rewind().map_err(read)?;
-    Ok(input)
+    file.rewind().map_err(BuildError::Write)?;
+    Ok(file)
 }
 
 fn chunk_addresses(source: &Source, input: &mut File, size: u64) -> Result<(Vec<u8>, Option<Chunks>), BuildError> {

@@ -154,6 +154,13 @@ pub struct Chunks {
 }
 
 impl Manifest {
+    /// Modification time, seconds since 1970, of everything that is made of this release: headers of the bundle, files
+    /// of a tree. The release's own, so that the same release is the same bytes.
+    #[must_use]
+    pub fn mtime(&self) -> u64 {
+        u64::try_from(self.created.as_second()).unwrap_or(0)
+    }
+
     /// Reads a manifest that was verified, and checks that it keeps its own rules.
     ///
     /// # Errors

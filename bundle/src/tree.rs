@@ -11,12 +11,20 @@ use std::io::{self, Read};
 use crate::reason::Reason;
 use crate::ustar::{BLOCK, RawHeader, TarError};
 
+#[cfg(feature = "unpack")]
+mod pack;
 pub(crate) mod pax;
 #[cfg(feature = "unpack")]
 mod unpack;
+#[cfg(feature = "unpack")]
+mod write;
 
 #[cfg(feature = "unpack")]
+pub use pack::{PackError, Packing, pack};
+#[cfg(feature = "unpack")]
 pub use unpack::{Owners, UnpackError, unpack};
+#[cfg(feature = "build")]
+pub(crate) use write::{Unwritten, Writer};
 
 /// Longest name or link target, bytes.
 const MAX_PATH: usize = 4096;

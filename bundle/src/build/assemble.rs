@@ -8,11 +8,6 @@ use crate::layout::{END_BLOCKS, Layout, MANIFEST_MEMBER, MemberKind};
 use crate::manifest::Manifest;
 use crate::ustar::{self, BLOCK};
 
-/// Modification time in every header: the release's own, so that the same release is the same bytes.
-pub(super) fn mtime(manifest: &Manifest) -> u64 {
-    u64::try_from(manifest.created.as_second()).unwrap_or(0)
-}
-
 /// Writes a bundle; gives its size.
 pub(super) fn assemble(
     out: &mut File,
@@ -21,7 +16,7 @@ pub(super) fn assemble(
     parts: &mut [Part],
 ) -> Result<u64, BuildError> {
     let layout = Layout::new(envelope.len() as u64, manifest)?;
-    let mtime = mtime(manifest);
+    let mtime = manifest.mtime();
     member(out, MANIFEST_MEMBER, mtime, envelope.len() as u64, |out| out.write_all(envelope))?;
     for each in layout.members() {
         let Some(part) = each.image.and_then(|n| parts.get_mut(n)) else { continue };
@@ -74,7 +69,7 @@ pub fn replace_envelope(
     out: &mut File,
 ) -> Result<(), BuildError> {
     let rest = Layout::new(old_len, manifest)?.members().get(1).map_or(BLOCK, |member| member.offset - BLOCK);
-    member(out, MANIFEST_MEMBER, mtime(manifest), envelope.len() as u64, |out| out.write_all(envelope))?;
+    member(out, MANIFEST_MEMBER, manifest.mtime(), envelope.len() as u64, |out| out.write_all(envelope))?;
     from.seek(SeekFrom::Start(rest)).map_err(BuildError::Write)?;
     let mut out = BufWriter::new(out);
     io::copy(from, &mut out).and_then(|_| out.flush()).map_err(BuildError::Write)

@@ -241,7 +241,7 @@ fn assemble(
 ) -> Result<u64, BuildError> {
     let sections = parts.iter().map(|part| part.section).collect::<Vec<_>>();
     let layout = delta_layout(new.envelope.len() as u64, recipes.len() as u64, manifest, &sections)?;
-    let mtime = super::assemble::mtime(manifest);
+    let mtime = manifest.mtime();
     for each in layout.members() {
         super::assemble::member(out, &each.name, mtime, each.size, |out| match (each.kind, each.image) {
             (MemberKind::Manifest, _) => out.write_all(new.envelope),

@@ -57,7 +57,7 @@ impl Pax {
 }
 
 /// One record, with the length that counts itself.
-#[cfg(any(test, feature = "build"))]
+#[cfg(any(test, feature = "unpack"))]
 pub fn record(key: &str, value: &[u8]) -> Vec<u8> {
     let rest = key.len() + value.len() + 3;
     let mut len = rest + 1;

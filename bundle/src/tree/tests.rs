@@ -180,6 +180,47 @@ mod round_trip {
         assert_eq!(String::from_utf8(listed.stdout).unwrap().lines().count(), 10);
     }
 
+    fn rewritten(bytes: &[u8]) -> Result<Vec<u8>, crate::build::BuildError> {
+        let mut out = Vec::new();
+        crate::build::rewrite_tree(bytes, Path::new("x.tar"), 1_700_000_000, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn a_tar_made_elsewhere_gets_the_one_form() {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path());
+        let own = tar(dir.path());
+        assert!(rewritten(&own).unwrap() == own, "what has it keeps it");
+
+        // No entry for the folder itself, a link to a link, a mode that no symbolic link has, another time.
+        let entries = [
+            entry("a", b'0', "", b"x"),
+            entry("b", b'1', "a", b""),
+            entry("c", b'1', "./b", b""),
+            entry("d", b'2', "a", b""),
+        ];
+        let once = rewritten(&[entries.concat(), vec![0; 10240]].concat()).unwrap();
+        let mut reader = TreeReader::new(once.as_slice());
+        let mut found = Vec::new();
+        while let Some(entry) = reader.next_entry().unwrap() {
+            assert_eq!(entry.mtime, 1_700_000_000);
+            found.push((entry.path, entry.kind, entry.mode));
+        }
+        let link = || TreeKind::HardLink { target: "a".to_owned() };
+        let at = |path: &str, kind, mode| (path.to_owned(), kind, mode);
+        let expected = [
+            at("", TreeKind::Folder, 0o755),
+            at("a", TreeKind::File { size: 1 }, 0o755),
+            at("b", link(), 0o755),
+            at("c", link(), 0o755),
+            at("d", TreeKind::Symlink { target: "a".to_owned() }, 0o777),
+        ];
+        assert_eq!(found, expected);
+        assert!(rewritten(&once).unwrap() == once);
+        let nothing = [entry("a", b'2', "/etc", b""), entry("b", b'1', "a", b""), vec![0; 1024]].concat();
+        assert!(rewritten(&nothing).unwrap_err().to_string().contains("not a file"));
+    }
+
     #[test]
     fn devices_and_pipes_are_not_packed() {
         let dir = tempfile::tempdir().unwrap();

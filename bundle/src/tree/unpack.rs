@@ -44,6 +44,10 @@ pub enum UnpackError {
 /// # Errors
 /// When the tree is refused, or writing fails; what was written so far stays for the caller to remove.
 pub fn unpack<R: Read>(reader: R, folder: &Path, owners: Owners) -> Result<u64, UnpackError> {
+    // A default access list of the folder around it would be inherited by everything in it; the tree has its own.
+    for inherited in ["system.posix_acl_default", "system.posix_acl_access"] {
+        let _ = rustix::fs::lremovexattr(folder, inherited);
+    }
     let mut tree = TreeReader::new(reader);
     let mut open: Vec<TreeEntry> = Vec::new();
     let mut count = 0;
