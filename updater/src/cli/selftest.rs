@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{MSDOS_SUPER_MAGIC, statfs};
 use serde::Serialize;
 use serde_json::json;
 use updater_core::journal;
@@ -18,6 +19,7 @@ use crate::config::Severity;
 use crate::daemon::device::Device;
 use crate::seams::{BootControl, Clock, JournalStore};
 use crate::slots::device::resolve;
+use crate::slots::folder::standing;
 use crate::slots::{Place, guard};
 use crate::system::chain;
 
@@ -136,6 +138,22 @@ fn one_place(device: &Device, image: &str, place: &Place) -> Result<String, Stri
             Some(folder) if folder.is_dir() => Ok(format!("{image}: {}", path.display())),
             _ => Err(format!("{image}: {} can not be written", path.display())),
         },
+        Place::Tree(path) => one_folder(image, path),
+    }
+}
+
+/// A folder of a slot: itself, or what it will be made in, on a file system that keeps owners.
+fn one_folder(image: &str, path: &Path) -> Result<String, String> {
+    if fs::symlink_metadata(path).is_ok_and(|facts| !facts.is_dir()) {
+        return Err(format!("{image}: {} is not a folder", path.display()));
+    }
+    let around = standing(path.parent().unwrap_or(Path::new("/")));
+    match statfs(around) {
+        Ok(found) if found.filesystem_type() == MSDOS_SUPER_MAGIC => {
+            Err(format!("{image}: {} is on FAT, which keeps no owners and modes", path.display()))
+        }
+        Ok(_) if around.is_dir() => Ok(format!("{image}: {}", path.display())),
+        _ => Err(format!("{image}: {} can not be written", path.display())),
     }
 }
 
@@ -198,6 +216,15 @@ mod tests {
             found.iter().filter(|t| t.verdict == Verdict::Failed).map(|t| t.subject.as_str()).collect();
         assert_eq!(failed.get(..3), Some(["keys", "slot", "slots"].as_slice()));
         assert!(render(&found).contains("FAILED"));
+    }
+
+    #[test]
+    fn a_folder_is_a_folder_or_can_be_one() {
+        let root = tempfile::tempdir().unwrap();
+        one_folder("rootfs", &root.path().join("slots/b/rootfs")).unwrap();
+        one_folder("rootfs", root.path()).unwrap();
+        std::os::unix::fs::symlink(root.path(), root.path().join("link")).unwrap();
+        assert!(one_folder("rootfs", &root.path().join("link")).unwrap_err().contains("not a folder"));
     }
 
     #[test]

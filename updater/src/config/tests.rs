@@ -96,6 +96,8 @@ fn half_a_slot_map_is_none() {
     for slots in [
         "[slots.a]\nx = { kind = \"file\", path = \"/x\" }\n",
         "[slots.a]\nx = { kind = \"file\", path = \"/x\" }\n[slots.b]\nx = { kind = \"file\", path = \"/x\" }\n",
+        "[slots.a]\nx = { kind = \"tree\", path = \"/s\" }\n[slots.b]\nx = { kind = \"tree\", path = \"/s/b\" }\n",
+        "[slots.a]\nx = { kind = \"tree\", path = \"/s/a\" }\n[slots.b]\nx = { kind = \"tree\", path = \"/s/../b\" }\n",
         "[slots.a]\nx = { kind = \"file\" }\n[slots.b]\nx = { kind = \"file\", path = \"/x\" }\n",
     ] {
         let root = tempfile::tempdir().unwrap();

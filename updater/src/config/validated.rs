@@ -1,7 +1,7 @@
 //! The merged configuration with every default filled in and every dependency between values checked. Pure.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use bundle::approval::{Weekday, Window};
@@ -9,6 +9,7 @@ use updater_core::policy::{Mode, Pin};
 
 use super::Severity;
 use super::fragment::{Fragment, ImageFragment, ImageKind, WindowFragment};
+use crate::slots::folder::overlap;
 
 /// What is in force. A value of a wrong or missing part is its safe default, and a finding says so.
 #[derive(Debug, Clone, PartialEq)]
@@ -327,6 +328,12 @@ fn images(slot: &str, f: BTreeMap<String, ImageFragment>, problems: &mut Problem
         let place = match (image.kind, image.device, image.path) {
             (Some(ImageKind::Block), Some(device), _) => Some(Image::Block(device)),
             (Some(ImageKind::File), _, Some(path)) => Some(Image::File(path)),
+            (Some(ImageKind::Tree), _, Some(path)) if !plain(&path) => {
+                complete = false;
+                let message = format!("slots.{slot}.{name}.path must be absolute and without .., and not / itself");
+                problems.push((Severity::Error, message));
+                continue;
+            }
             (Some(ImageKind::Tree), _, Some(path)) => Some(Image::Tree(path)),
             _ => None,
         };
@@ -341,6 +348,19 @@ fn images(slot: &str, f: BTreeMap<String, ImageFragment>, problems: &mut Problem
     complete.then_some(images)
 }
 
+/// A folder that is replaced as a whole needs a name of its own.
+fn plain(path: &Path) -> bool {
+    path.is_absolute() && path.file_name().is_some() && !path.components().any(|part| part == Component::ParentDir)
+}
+
+/// Whether writing one would write the other.
+fn collide(a: &Image, b: &Image) -> bool {
+    match (a, b) {
+        (Image::Tree(a), Image::Tree(b) | Image::File(b)) | (Image::File(a), Image::Tree(b)) => overlap(a, b),
+        _ => a == b,
+    }
+}
+
 /// Both or nothing: with half a slot map an update would write half a system.
 fn slots(
     a: Option<BTreeMap<String, Image>>,
@@ -353,8 +373,8 @@ fn slots(
         problems.push((Severity::Error, message));
         return None;
     }
-    if let Some((name, _)) = a.iter().find(|(_, place)| b.values().any(|other| other == *place)) {
-        problems.push((Severity::Error, format!("slots.a.{name} is also part of slot b")));
+    if let Some((name, _)) = a.iter().find(|(_, place)| b.values().any(|other| collide(place, other))) {
+        problems.push((Severity::Error, format!("slots.a.{name} is also part of slot b, or stands in it")));
         return None;
     }
     Some(Slots { a, b })

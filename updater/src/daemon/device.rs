@@ -90,7 +90,7 @@ impl Device {
         match image {
             Image::Block(device) => Place::block(device).map_err(|e| e.to_string()),
             Image::File(path) => Ok(Place::File(under(&self.root, path))),
-            Image::Tree(path) => Err(format!("{}: images of kind tree are not supported yet", path.display())),
+            Image::Tree(path) => Ok(Place::Tree(under(&self.root, path))),
         }
     }
 
@@ -256,5 +256,9 @@ mod tests {
         let (root, device) = device(&(slot("a") + &slot("b")));
         let map = device.slot_map().unwrap();
         assert_eq!(map.place(SlotId::A, "rootfs"), Some(&Place::File(root.path().join("slots/a/root.img"))));
+        let slot = |s: &str| format!("[slots.{s}]\nrootfs = {{ kind = \"tree\", path = \"/slots/{s}\" }}\n");
+        let (root, device) = self::device(&(slot("a") + &slot("b")));
+        let map = device.slot_map().unwrap();
+        assert_eq!(map.place(SlotId::B, "rootfs"), Some(&Place::Tree(root.path().join("slots/b"))));
     }
 }

@@ -36,6 +36,12 @@ pub enum GuardError {
     /// It is no block device: a node of another kind, or a plain file left where a node should be.
     #[error("{0} is not a block device")]
     NotABlockDevice(PathBuf),
+    /// A link or a file stands where the folder of a slot should be.
+    #[error("{0} is not a folder")]
+    NotAFolder(PathBuf),
+    /// The folder is not this image's alone.
+    #[error("{0} is, holds, or stands in {1}, which is the place of another image")]
+    Shared(PathBuf, PathBuf),
     /// The system could not be asked.
     #[error("looking who uses {0}")]
     Look(PathBuf, #[source] io::Error),

@@ -2,6 +2,7 @@
 
 pub mod booted;
 pub mod device;
+pub mod folder;
 pub mod guard;
 pub mod map;
 
