@@ -15,17 +15,15 @@ mod common;
 use std::fs::{self, File};
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::Write as _;
-use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-use bundle::digest::Digest;
 use bundle::manifest::ImageKind;
+use common::held::{frames, held, kill_after, needless};
 use common::loops::Loop;
 use common::server::Server;
-use common::site::{self, HASTY, Release, digest_of, files, hasty_http};
+use common::site::{self, HASTY, digest_of, files, hasty_http};
 use tokio::sync::watch;
 use updater::seams::{Cancel, Installer as _};
 use updater::slots::Place;
@@ -49,55 +47,6 @@ async fn child() {
     pipeline.verify(&request, &sink, &Cancel::new()).await.unwrap();
 }
 
-/// One frame: where it is in the bundle and in the image.
-struct Frame {
-    stored: (u64, u64),
-    raw: (u64, usize),
-    sha256: Digest,
-}
-
-fn frames(release: &Release) -> Vec<Frame> {
-    let mut file = std::io::BufReader::new(File::open(&release.path).unwrap());
-    let envelope = bundle::random::read_envelope(&mut file).unwrap().len() as u64;
-    let base = bundle::layout::Layout::new(envelope, &release.manifest).unwrap().payload(0).unwrap().offset;
-    let mut reader = bundle::random::RandomReader::new(file, envelope, release.manifest.clone()).unwrap();
-    let mut at = 0;
-    let index = reader.index(0).unwrap();
-    index
-        .map(|record| {
-            let record = record.unwrap();
-            let stored = (base + record.offset, base + record.offset + u64::from(record.stored_len));
-            at += u64::from(record.raw_len);
-            Frame { stored, raw: (at - u64::from(record.raw_len), record.raw_len as usize), sha256: record.raw_sha256 }
-        })
-        .collect()
-}
-
-/// Which frames the device holds.
-fn held(frames: &[Frame], device: &Path) -> Vec<bool> {
-    let device = File::open(device).unwrap();
-    let mut buffer = Vec::new();
-    frames
-        .iter()
-        .map(|frame| {
-            buffer.resize(frame.raw.1, 0);
-            device.read_exact_at(&mut buffer, frame.raw.0).is_ok() && Digest::of(&buffer) == frame.sha256
-        })
-        .collect()
-}
-
-/// Bytes that went out although the device had them, head included.
-fn needless(parts: &[(u64, u64)], frames: &[Frame], held: &[bool]) -> u64 {
-    let needed = frames.iter().zip(held).filter(|(_, held)| !**held).map(|(frame, _)| frame.stored);
-    let needed: Vec<(u64, u64)> = needed.collect();
-    let of = |(start, end): (u64, u64)| -> u64 {
-        let first = needed.partition_point(|(_, last)| *last <= start);
-        let overlap = needed[first..].iter().take_while(|(from, _)| *from < end);
-        (end - start) - overlap.map(|(from, last)| end.min(*last) - start.max(*from)).sum::<u64>()
-    };
-    parts.iter().map(|part| of(*part)).sum()
-}
-
 /// An image of that many MiB, written piece by piece; no piece equals another.
 fn write_image(path: &Path, mib: usize) {
     let piece = files(16 << 20, 5);
@@ -107,18 +56,6 @@ fn write_image(path: &Path, mib: usize) {
         file.write_all(&shift.collect::<Vec<u8>>()).unwrap();
     }
     file.set_len(mib as u64 * MIB).unwrap();
-}
-
-/// Kills the process when the server has sent that much more, or it is done; says whether it was alive.
-fn kill_after(mut child: Child, server: &Server, bytes: u64) -> bool {
-    let (enough, deadline) = (server.sent() + bytes, Instant::now() + Duration::from_secs(60));
-    while server.sent() < enough && child.try_wait().unwrap().is_none() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    let alive = child.try_wait().unwrap().is_none();
-    let _ = child.kill();
-    child.wait().unwrap();
-    alive
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod sim;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
 
+use common::folder::{facts, system};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::Value;
 use sim::World;
@@ -74,6 +75,24 @@ fn a_bundle_comes_by_a_pipe_or_from_where_only_the_caller_sees_it() {
         assert_eq!(wrong.code, USAGE, "{wrong:?}");
         assert!(wrong.err.contains(said), "{wrong:?}");
     }
+}
+
+#[test]
+fn a_folder_is_a_slot_too() {
+    let mut world = World::new();
+    let slot = |s: &str| format!("[slots.{s}]\nrootfs = {{ kind = \"tree\", path = \"/slots/{s}/rootfs\" }}\n");
+    world.config("tree.toml", &(slot("a") + &slot("b")));
+    let source = world.folder.path().join("source");
+    system(&source, 300_000, 2);
+    world.publish_tree(2, &source);
+    world.approve(2, 10_000, "rolling");
+    world.start();
+    let tested = world.flipside(&["self-test"]);
+    assert!(tested.out.contains("rootfs: ") && !tested.out.contains("not supported"), "{tested:?}");
+    let checked = world.flipside(&["check", "--wait"]);
+    assert_eq!(checked.code, OK, "{checked:?}");
+    assert_eq!(world.status()["state"], "staged");
+    assert_eq!(facts(&world.slot_b("rootfs")), facts(&source));
 }
 
 #[test]

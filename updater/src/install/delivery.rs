@@ -174,7 +174,7 @@ impl<'a> Delivery<'a> {
         else {
             return Ok(Left::All);
         };
-        if already_there(found, image, self.halt, self.meter).await? {
+        if already_there(found, image, &head.manifest, self.halt, self.meter).await? {
             return Ok(Left::Nothing);
         }
         let spool = Spool::new(&self.setup.releases, head.digest);
@@ -218,7 +218,7 @@ impl<'a> Delivery<'a> {
             Left::All => None,
             Left::These(frames) => Some(frames),
         };
-        if only.is_none() && already_there(found, image, self.halt, self.meter).await? {
+        if only.is_none() && already_there(found, image, &head.manifest, self.halt, self.meter).await? {
             return Ok(());
         }
         let (Some(index), Some(payload)) = (head.layout.index(position), head.layout.payload(position)) else {
@@ -254,10 +254,12 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// The running slot's image of the same name, if it has one.
+    /// The running slot's image of the same name, if it has one. A folder is none: its tar is not kept.
     fn old_image(&self, image: &Image) -> Option<File> {
-        let found = self.setup.finder.one(image, self.booted).ok()?;
-        File::open(found.path()).ok()
+        match self.setup.finder.one(image, self.booted).ok()? {
+            Found::Tree(_) => None,
+            found => File::open(found.path()).ok(),
+        }
     }
 
     async fn addresses(
@@ -314,8 +316,8 @@ impl<'a> Delivery<'a> {
         if !frames.is_empty() {
             return Ok(Left::These(frames));
         }
-        let (found, image) = (found.clone(), image.clone());
-        blocking(move || finish(&found, &image, io.as_ref())).await?;
+        let (found, image, halt) = (found.clone(), image.clone(), self.halt.clone());
+        blocking(move || finish(&found, &image, io.as_ref(), &halt)).await?;
         Ok(Left::Nothing)
     }
 
@@ -338,7 +340,7 @@ impl<'a> Delivery<'a> {
             };
             let close = |position: usize, io: Arc<dyn SlotIo>| {
                 let (image, found) = at(position)?;
-                finish(found, image, io.as_ref())
+                finish(found, image, io.as_ref(), &halt)
             };
             pass.run(&manifest.images, open, close)
         })

@@ -11,6 +11,7 @@ use bundle::index::IndexError;
 use bundle::open::OpenError;
 use bundle::reason::Reason;
 use bundle::sequential::ReadError;
+use bundle::tree::{PackError, TreeError};
 
 use crate::http::FetchError;
 use crate::seams::InstallError;
@@ -70,6 +71,24 @@ pub enum Error {
         /// What was read.
         found: Digest,
     },
+    /// The folder holds what no image can hold.
+    #[error("image {image} is not what was installed")]
+    Tree {
+        /// Which image.
+        image: String,
+        /// What was found.
+        #[source]
+        source: PackError,
+    },
+    /// The tar of a tree can not be unpacked.
+    #[error("unpacking {path}")]
+    Unpack {
+        /// The tar.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: TreeError,
+    },
     /// A target could not be read or written.
     #[error("{what} {path}")]
     Target {
@@ -110,11 +129,11 @@ pub enum Error {
         kind: &'static str,
     },
     /// The image does not fit.
-    #[error("image {image} has {size} bytes, {path} has room for {room}")]
+    #[error("image {image} needs {size} bytes, {path} has room for {room}")]
     TooSmall {
         /// The image.
         image: String,
-        /// Its raw size, bytes.
+        /// What it needs, bytes, with others that go to the same file system.
         size: u64,
         /// Where it should go.
         path: PathBuf,
@@ -155,7 +174,8 @@ impl Error {
             Self::Frame { source, .. } => source.reason(),
             Self::Delta(error) => error.reason(),
             Self::OverAllowance => Reason::FrameMismatch,
-            Self::Image { .. } => Reason::ImageMismatch,
+            Self::Image { .. } | Self::Tree { .. } => Reason::ImageMismatch,
+            Self::Unpack { source, .. } => source.reason(),
             Self::Target { source, .. } | Self::Spool { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::NoSpace,
                 // The kernel's exclusive claim on a device: somebody has it mounted or built on it.
@@ -163,7 +183,9 @@ impl Error {
                 _ => Reason::WriteError,
             },
             Self::Device(_) => Reason::SlotUnknown,
-            Self::Guard(GuardError::NotABlockDevice(_)) => Reason::SlotUnknown,
+            Self::Guard(GuardError::NotABlockDevice(_) | GuardError::NotAFolder(_) | GuardError::Shared(..)) => {
+                Reason::SlotUnknown
+            }
             Self::Guard(_) => Reason::Busy,
             Self::Booted(_) => Reason::SlotUnknown,
             Self::NoPlace { .. } => Reason::Incompatible,

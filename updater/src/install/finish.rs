@@ -1,7 +1,7 @@
 //! The two ends of an image: whether it is there already, and what makes a written one durable.
 
 use bundle::frame::is_zero;
-use bundle::manifest::Image;
+use bundle::manifest::{Image, Manifest};
 use tokio::task::spawn_blocking;
 use updater_core::status::ProgressPhase;
 
@@ -28,36 +28,49 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error>
     spawn_blocking(work).await.unwrap_or_else(|error| Err(Error::Lost(error.to_string())))
 }
 
-/// A file image that already is what it should be: the same kernel as before, or an install that was interrupted later.
+/// A file or folder that already is what it should be: the same kernel as before, or an install that was interrupted
+/// later. A partition is never looked at as a whole here: its frames are.
 ///
 /// # Errors
 /// [`Error::Lost`].
-pub async fn already_there(found: &Found, image: &Image, halt: &Halt, meter: &Meter) -> Result<bool, Error> {
-    let Found::File { path, temp } = found.clone() else { return Ok(false) };
-    let (image, halt, meter) = (image.clone(), halt.clone(), meter.clone());
+pub async fn already_there(
+    found: &Found,
+    image: &Image,
+    manifest: &Manifest,
+    halt: &Halt,
+    meter: &Meter,
+) -> Result<bool, Error> {
+    let (found, image, mtime) = (found.clone(), image.clone(), manifest.mtime());
+    let (halt, meter) = (halt.clone(), meter.clone());
     blocking(move || {
-        let Ok(io) = Target::file_read_only(&path) else { return Ok(false) };
-        if io.capacity() != image.size {
-            return Ok(false);
-        }
         let (sink, _) = tokio::sync::watch::channel(None);
         let unseen = Meter::new(&sink, ProgressPhase::Writing, 0);
-        let right = readback::verify(&io, &path, &image, &halt, &unseen).is_ok();
+        let right = match &found {
+            Found::Device(_) => false,
+            Found::File { path, .. } => Target::file_read_only(path).is_ok_and(|io| {
+                io.capacity() == image.size && readback::verify(&io, path, &image, &halt, &unseen).is_ok()
+            }),
+            Found::Tree(place) => place.verify(&image, mtime, &halt, &unseen).is_ok(),
+        };
         if right {
             meter.kept(image.size);
             // What an earlier try left behind only takes room.
-            let _ = std::fs::remove_file(temp);
+            let _ = match &found {
+                Found::Tree(place) => place.clear().is_ok(),
+                Found::File { temp, .. } => std::fs::remove_file(temp).is_ok(),
+                Found::Device(_) => true,
+            };
         }
         Ok(right)
     })
     .await
 }
 
-/// Flushes a complete target; a file gets its name.
+/// Flushes a complete target; a file gets its name, a folder its content.
 ///
 /// # Errors
-/// [`Error::Target`].
-pub fn finish(found: &Found, image: &Image, io: &dyn SlotIo) -> Result<(), Error> {
+/// [`Error::Target`]; of a folder also that it has no room, or that its image can not be unpacked.
+pub fn finish(found: &Found, image: &Image, io: &dyn SlotIo, halt: &Halt) -> Result<(), Error> {
     let path = found.path();
     if let Found::Device(_) = found {
         wipe_tail(io, image.size).map_err(Error::target("writing", path))?;
@@ -67,6 +80,7 @@ pub fn finish(found: &Found, image: &Image, io: &dyn SlotIo) -> Result<(), Error
     match found {
         Found::Device(_) => Ok(()),
         Found::File { path, temp } => place::finish_file(path, temp),
+        Found::Tree(place) => place.finish(image, halt),
     }
 }
 

@@ -123,6 +123,10 @@ impl Pipeline {
 fn read_back_all(finder: &Finder, manifest: &Manifest, slot: SlotId, halt: &Halt, meter: &Meter) -> Result<(), Error> {
     for image in &manifest.images {
         let found = finder.one(image, slot)?;
+        if let Found::Tree(place) = &found {
+            place.verify(image, manifest.mtime(), halt, meter)?;
+            continue;
+        }
         let io = place::open_read_only(&found)?;
         if matches!(found, Found::File { .. }) && io.capacity() != image.size {
             let digest = Digest::of(&[]);

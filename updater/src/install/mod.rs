@@ -22,9 +22,11 @@ pub mod pipeline;
 pub mod place;
 pub mod plan;
 pub mod readback;
+pub mod room;
 pub mod scan;
 pub mod stream;
 pub mod target;
+pub mod tree;
 pub mod way;
 pub mod writer;
 

@@ -1,19 +1,19 @@
 //! From the slot map to opened targets, everything checked before the first byte is written.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use bundle::manifest::{Image, ImageKind, Manifest};
 use updater_core::slot::SlotId;
 
 use super::error::Error;
+use super::room::{Room, Wish};
 use super::target::Target;
-use crate::slots::device::{DeviceError, Roots, resolve};
+use super::tree::TreePlace;
+use crate::slots::device::{Roots, resolve};
 use crate::slots::map::beside;
-use crate::slots::{Place, SlotMap, guard};
+use crate::slots::{Place, SlotMap, folder, guard};
 
 /// Where one image goes, found and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum Found {
         /// The name it is written under.
         temp: PathBuf,
     },
+    /// A folder; its image is written beside it and unpacked there.
+    Tree(TreePlace),
 }
 
 impl Found {
@@ -35,6 +37,7 @@ impl Found {
     pub fn path(&self) -> &Path {
         match self {
             Self::Device(path) | Self::File { path, .. } => path,
+            Self::Tree(place) => &place.folder,
         }
     }
 }
@@ -46,19 +49,19 @@ pub struct Finder {
     pub map: SlotMap,
     /// Where the system shows its devices.
     pub roots: Roots,
-    /// Device number of the running root file system: a file image is never written there, because that is what
-    /// happens when the ESP is not mounted. None in tests.
+    /// Device number of the running root file system: a file or folder is never written there, because that is what
+    /// happens when the ESP, or the data partition, is not mounted. None in tests.
     pub root_device: Option<u64>,
 }
 
 impl Finder {
-    /// Every image's place in `slot`; block devices not in use, everything large enough.
+    /// Every image's place in `slot`; block devices and folders not in use, everything large enough.
     ///
     /// # Errors
     /// [`Error`]: the first place that will not do. Nothing has been changed then.
     pub fn all(&self, manifest: &Manifest, slot: SlotId) -> Result<Vec<Found>, Error> {
         let found = manifest.images.iter().map(|image| self.one(image, slot)).collect::<Result<Vec<_>, _>>()?;
-        let mut needed: BTreeMap<u64, Need> = BTreeMap::new();
+        let mut needed = Room::default();
         for (image, found) in manifest.images.iter().zip(&found) {
             match found {
                 Found::Device(path) => {
@@ -68,15 +71,21 @@ impl Finder {
                         return Err(too_small(image, path, room));
                     }
                 }
-                Found::File { path, temp } => self.add_file(&mut needed, image, path, temp)?,
+                Found::File { path, temp } => {
+                    let gives = vec![path.clone(), temp.clone()];
+                    needed.add(Wish { image, path, passing: 0, gives }, self.root_device)?;
+                }
+                Found::Tree(place) => {
+                    let path = &place.folder;
+                    folder::unused(path, self.map.paths_but(slot, &image.name), &self.roots)?;
+                    // The tar and the folder stand side by side for a while.
+                    let wish = Wish { image, path, passing: image.size, gives: place.all() };
+                    needed.add(wish, self.root_device)?;
+                }
             }
         }
-        match needed.into_values().find(|need| need.bytes > need.room) {
-            Some(need) => {
-                Err(Error::TooSmall { image: need.image, size: need.bytes, path: need.path, room: need.room })
-            }
-            None => Ok(found),
-        }
+        needed.check()?;
+        Ok(found)
     }
 
     /// The place of one image, not checked any further.
@@ -87,46 +96,16 @@ impl Finder {
         let kind = match image.kind {
             ImageKind::Block => "block",
             ImageKind::File => "file",
+            ImageKind::Tree => "tree",
             _ => "a kind this updater does not write",
         };
         match (self.map.place(slot, &image.name), image.kind) {
             (Some(Place::Block(device)), ImageKind::Block) => Ok(Found::Device(resolve(device, &self.roots)?)),
             (Some(Place::File(path)), ImageKind::File) => Ok(Found::File { path: path.clone(), temp: beside(path) }),
+            (Some(Place::Tree(path)), ImageKind::Tree) => Ok(Found::Tree(TreePlace::new(path))),
             _ => Err(Error::NoPlace { slot, image: image.name.clone(), kind }),
         }
     }
-
-    /// Adds what a file image needs to the sum of its file system.
-    fn add_file(&self, needed: &mut BTreeMap<u64, Need>, image: &Image, path: &Path, temp: &Path) -> Result<(), Error> {
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        // The slot's own folder may be missing on a fresh device; the file system it belongs on may not.
-        let mut standing = folder;
-        while !standing.exists() {
-            standing = standing.parent().unwrap_or(Path::new("/"));
-        }
-        let device = fs::metadata(standing).map_err(Error::target("looking at", standing))?.dev();
-        if self.root_device == Some(device) {
-            let missing = crate::slots::DeviceRef::Path(folder.to_owned());
-            return Err(Error::Device(DeviceError::Missing(missing)));
-        }
-        let room = guard::free_bytes(standing).map_err(Error::target("looking at", standing))?;
-        let need =
-            needed.entry(device).or_insert(Need { bytes: 0, room, image: String::new(), path: folder.to_owned() });
-        // What is there already, finished or half, does not need room again: the old file of this slot may go before
-        // the new one comes, because the slot's boot record was cleared.
-        need.room = need.room.saturating_add(len(path)).saturating_add(len(temp));
-        need.bytes = need.bytes.saturating_add(image.size);
-        need.image.clone_from(&image.name);
-        Ok(())
-    }
-}
-
-/// Room on one file system.
-struct Need {
-    bytes: u64,
-    room: u64,
-    image: String,
-    path: PathBuf,
 }
 
 fn too_small(image: &Image, path: &Path, room: u64) -> Error {
@@ -166,10 +145,11 @@ pub fn open(found: &Found, image: &Image) -> Result<Target, Error> {
             }
             Target::file(temp, image.size).map_err(Error::target("opening", temp))
         }
+        Found::Tree(place) => place.open(image),
     }
 }
 
-/// Opens a place for reading back.
+/// Opens a place for reading back: the device or file; of a folder that is being written, its tar.
 ///
 /// # Errors
 /// [`Error::Target`].
@@ -177,6 +157,7 @@ pub fn open_read_only(found: &Found) -> Result<Target, Error> {
     match found {
         Found::Device(path) => Target::device_read_only(path),
         Found::File { path, .. } => Target::file_read_only(path),
+        Found::Tree(place) => Target::file_read_only(&place.tar),
     }
     .map_err(Error::target("opening", found.path()))
 }

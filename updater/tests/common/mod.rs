@@ -9,6 +9,8 @@
 )]
 #![allow(missing_docs, reason = "test helpers")]
 
+pub mod folder;
+pub mod held;
 pub mod loops;
 pub mod server;
 pub mod site;

@@ -115,6 +115,15 @@ impl World {
         built
     }
 
+    /// Builds a release whose one image is a folder.
+    pub fn publish_tree(&mut self, counter: u64, folder: &Path) {
+        let file = format!("{counter}.bundle");
+        let built = site::release(&self.tree.path().join(&file), counter, &[("rootfs", ImageKind::Tree, folder)], 1);
+        let size = fs::metadata(&built.path).unwrap().len();
+        self.releases.push(channel_release(built.release, size, file));
+        self.write_channel();
+    }
+
     /// The daemon's lines of `/proc/<pid>/status`, in KiB.
     pub fn memory(&self, line: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.daemon.as_ref().unwrap().id())).unwrap();

@@ -1,0 +1,116 @@
+//! An install into a folder, killed at random moments and started again each time.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests may fail loudly"
+)]
+
+mod common;
+
+use std::fs;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bundle::digest::Digest;
+use bundle::manifest::ImageKind;
+use common::folder::{facts, system};
+use common::held::{frames, held, kill_after, needless};
+use common::server::Server;
+use common::site::{self, HASTY, hasty_http};
+use tokio::sync::watch;
+use updater::seams::{Cancel, Installer as _};
+use updater::slots::Place;
+use updater_core::release::Source;
+
+const KILLS: u32 = 12;
+/// What a new start may cost: the head of the bundle.
+const AGAIN: u64 = 1 << 20;
+
+/// Not a test of its own: the process that is killed.
+#[tokio::test]
+async fn child() {
+    let Ok(job) = std::env::var("FLIPSIDE_TEST_CHILD") else { return };
+    let [state, folder, url, release]: [&str; 4] = job.split('\n').collect::<Vec<_>>().try_into().unwrap();
+    let place = Place::Tree(folder.into());
+    let pipeline = site::pipeline(Path::new(state), &[("rootfs", place)], &hasty_http(), HASTY);
+    let (sink, _seen) = watch::channel(None);
+    let request = site::request(&serde_json::from_str(release).unwrap(), Source::Urls(vec![url.to_owned()]));
+    pipeline.install(&request, &sink, &Cancel::new()).await.unwrap();
+    pipeline.verify(&request, &sink, &Cancel::new()).await.unwrap();
+}
+
+fn digest(folder: &Path, mtime: u64) -> Option<Digest> {
+    let mut tar = Vec::new();
+    bundle::build::write_tree(folder, mtime, &mut tar).ok()?;
+    Some(Digest::of(&tar))
+}
+
+#[test]
+fn killed_again_and_again_it_is_whole_or_not_there_and_nothing_is_fetched_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let (www, source, target) = (dir.path().join("www"), dir.path().join("source"), dir.path().join("slot/rootfs"));
+    fs::create_dir_all(&www).unwrap();
+    system(&source, 16 << 20, 1);
+    system(&target, 1 << 20, 2);
+    let release = site::release(&www.join("x.bundle"), 1, &[("rootfs", ImageKind::Tree, &source)], 1);
+    let (image, mtime) = (release.manifest.images[0].sha256, release.manifest.mtime());
+    let whole = [digest(&target, mtime).unwrap(), image];
+    let (frames, server, tar) = (frames(&release), Server::new(www), dir.path().join("slot/rootfs.flipside-tar"));
+    let job = [
+        dir.path().join("state").display().to_string(),
+        target.display().to_string(),
+        server.url("x.bundle"),
+        serde_json::to_string(&release.release).unwrap(),
+    ]
+    .join("\n");
+    let start = || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "child"]).env("FLIPSIDE_TEST_CHILD", &job).stdout(Stdio::null()).process_group(0);
+        command.spawn().unwrap()
+    };
+    let random = |below: u64| std::hash::RandomState::new().build_hasher().finish() % below.max(1);
+    let (mut had, mut kills, mut worst, mut swaps) = (vec![false; frames.len()], 0, 0, 0);
+    for round in 0..4 * KILLS {
+        let missing: u64 =
+            frames.iter().zip(&had).filter(|(_, had)| !**had).map(|(f, _)| f.stored.1 - f.stored.0).sum();
+        // The first half while it is fetched, the rest at any time after: in the unpacking and in the read-back.
+        let alive = if round < KILLS / 2 {
+            kill_after(start(), &server, random(2 * missing / u64::from(KILLS / 2 - round)))
+        } else {
+            let (mut child, until) = (start(), Instant::now() + Duration::from_millis(200 + random(2500)));
+            while child.try_wait().unwrap().is_none() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let alive = child.try_wait().unwrap().is_none();
+            let _ = child.kill();
+            child.wait().unwrap();
+            alive
+        };
+        worst = worst.max(needless(&server.take_parts(), &frames, &had));
+        let found = target.exists().then(|| digest(&target, mtime).unwrap());
+        assert!(found.is_none_or(|found| whole.contains(&found)), "half a folder in its place after {kills} kills");
+        had = if found == Some(image) { vec![true; frames.len()] } else { held_or_none(&frames, &tar) };
+        swaps += u32::from(found == Some(image));
+        kills += u32::from(alive);
+        if !alive || kills >= KILLS {
+            break;
+        }
+    }
+    assert!(start().wait().unwrap().success());
+    assert_eq!(facts(&target), facts(&source));
+    assert_eq!(digest(&target, mtime), Some(image));
+    assert_eq!(fs::read_dir(dir.path().join("slot")).unwrap().count(), 1, "nothing is left beside it");
+    eprintln!("killed {kills} times, {swaps} of them after the swap: at most {worst} bytes fetched again");
+    assert!(kills > 4, "only {kills} kills hit it alive");
+    assert!(worst < AGAIN, "{worst} bytes again after one kill");
+}
+
+fn held_or_none(frames: &[common::held::Frame], tar: &Path) -> Vec<bool> {
+    if tar.exists() { held(frames, tar) } else { vec![false; frames.len()] }
+}
