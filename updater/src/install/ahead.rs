@@ -9,7 +9,7 @@ use super::halt::Halt;
 use super::target::{SlotIo, read_full};
 
 /// Bytes read at once.
-const PIECE: usize = 512 << 10;
+const PIECE: usize = 1 << 20;
 /// Pieces under way between the two.
 const PIECES: usize = 3;
 
