@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use bundle::approval::Approval;
+use bundle::dsse::Envelope;
 use serde_json::Value;
 
 use crate::disk::sha256;
@@ -102,12 +104,29 @@ impl<'a> Workshop<'a> {
         self.run(command.arg("--key").arg(self.key(key)?)).map(|_| ())
     }
 
+    /// Salt of the newest rollout in the region's document.
+    ///
+    /// # Errors
+    /// There is no document, or no rollout in it.
+    pub fn salt(&self) -> Result<Vec<u8>> {
+        let path = self.approval();
+        let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let approval = Approval::parse(&Envelope::parse(&bytes)?.payload)?;
+        let newest = approval.entries.last().context("the region's document holds no rollout")?;
+        Ok(newest.salt_bytes().context("the salt is not base64")?.to_vec())
+    }
+
+    /// Where the region's document is served.
+    fn approval(&self) -> PathBuf {
+        self.www.join(format!("approvals/{REGION}/{CHANNEL}.dsse.json"))
+    }
+
     /// The region's document disappears.
     ///
     /// # Errors
     /// There is none.
     pub fn withdraw_approval(&self) -> Result<()> {
-        let path = self.www.join(format!("approvals/{REGION}/{CHANNEL}.dsse.json"));
+        let path = self.approval();
         fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
     }
 
