@@ -1,5 +1,10 @@
 //! The server, asked by a client of a few lines over real sockets.
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::Instant;
+
+use super::fault::Fault;
 use super::*;
 
 struct Answer {
