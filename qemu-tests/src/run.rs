@@ -101,7 +101,7 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 fn settings(url: &str, wanted: &toml::Table) -> Result<String> {
     let mut all: toml::Table = toml::from_str(&format!("[source]\nurl = \"{url}\"\n[approval]\nurls = [\"{url}\"]\n"))?;
     merge(&mut all, wanted);
-    Ok(toml::to_string(&all)?)
+    Ok(toml::to_string(&all)?.replace("@URL@", url))
 }
 
 fn merge(into: &mut toml::Table, from: &toml::Table) {
@@ -198,10 +198,11 @@ mod tests {
 
     #[test]
     fn settings_are_merged_by_value() {
-        let wanted = toml::from_str("[approval]\nmax = 3\n[source]\nurl = 'x'").unwrap();
+        let wanted = toml::from_str("[approval]\nmax = 3\n[source]\nurl = 'x'\n[report]\nurl = '@URL@/r'").unwrap();
         let all: toml::Table = toml::from_str(&settings("http://h", &wanted).unwrap()).unwrap();
         assert_eq!(all["source"]["url"].as_str(), Some("x"));
         assert_eq!(all["approval"]["max"].as_integer(), Some(3));
         assert_eq!(all["approval"]["urls"][0].as_str(), Some("http://h"));
+        assert_eq!(all["report"]["url"].as_str(), Some("http://h/r"));
     }
 }

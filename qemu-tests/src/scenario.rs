@@ -40,7 +40,7 @@ pub struct Scenario {
     pub from: String,
     /// The name under which it leaves the running appliance for others when it passes.
     pub leaves: Option<String>,
-    /// Settings of the device for this scenario, TOML of the updater's configuration.
+    /// Settings of the device for this scenario, TOML of the updater's configuration; `@URL@` stands for the server.
     #[serde(default)]
     pub settings: toml::Table,
     /// The machines, by name; not said: one, called `first`. With several, a step says by `on` which one it is about.
@@ -113,6 +113,8 @@ pub enum Step {
     PowerCycle(Within),
     /// History must hold an entry with these values.
     ExpectHistory(History),
+    /// Wait until the fleet host holds a report of the appliance with these values (`settings` must name the host).
+    WaitReport(History),
     /// Look for updates again: the release must be refused, and not a byte of it fetched.
     NotTriedAgain {
         /// The release.

@@ -1,10 +1,11 @@
-//! A file server for releases that can be told to misbehave, and counts what it sent.
+//! A file server for releases that can be told to misbehave, counts what it sent, and takes reports.
 //!
 //! HTTP/1.1 with single ranges and ETags, a thread per connection, on the loopback interface only (a guest with user
 //! networking reaches it at 10.0.2.2). Our own, because the point of it is to be a bad server in exact ways.
 
 mod connection;
 pub mod fault;
+mod reports;
 mod request;
 
 use std::collections::BTreeMap;
@@ -16,9 +17,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use connection::Connection;
 use fault::Rule;
+use reports::Reports;
 
 /// How often waiting threads look whether the server was stopped.
 const TICK: Duration = Duration::from_millis(20);
@@ -37,6 +40,7 @@ struct Shared {
     root: PathBuf,
     rules: Mutex<Vec<Rule>>,
     counts: Mutex<BTreeMap<String, Count>>,
+    reports: Mutex<Reports>,
     /// Ends every connection and the listener.
     stop: AtomicBool,
     /// Raised with every response under [`fault::Fault::NewEtag`].
@@ -68,6 +72,7 @@ impl Server {
             root: root.to_owned(),
             rules: Mutex::default(),
             counts: Mutex::default(),
+            reports: Mutex::default(),
             stop: AtomicBool::new(false),
             etag_salt: AtomicU64::new(0),
         });
@@ -116,6 +121,7 @@ impl Server {
         let again = Self::start_at(&self.shared.root, self.address)?;
         *lock(&again.shared.rules) = lock(&self.shared.rules).clone();
         *lock(&again.shared.counts) = lock(&self.shared.counts).clone();
+        *lock(&again.shared.reports) = lock(&self.shared.reports).clone();
         *self = again;
         Ok(())
     }
@@ -128,6 +134,12 @@ impl Server {
             requests: sum.requests + c.requests,
             bytes: sum.bytes + c.bytes,
         })
+    }
+
+    /// What a device, or any, has posted to `/reports`, in the order it came; only what was rightly signed.
+    #[must_use]
+    pub fn reports(&self, device: Option<&str>) -> Vec<Value> {
+        lock(&self.shared.reports).of(device)
     }
 
     /// What was asked and sent, by path.

@@ -16,6 +16,9 @@ use crate::wait::{Look, until_slowly};
 /// How long a command may take that only starts something.
 const LOOK: Duration = Duration::from_secs(120);
 
+/// How long a report may take: after a failed post the device waits for half a minute, then for twice as long.
+const REPORT: Duration = Duration::from_secs(300);
+
 impl Run<'_> {
     pub(super) fn step(&mut self, step: &Step) -> Result<()> {
         match step {
@@ -34,6 +37,7 @@ impl Run<'_> {
             Step::Replay(replay) => self.replay(replay),
             Step::PowerCycle(within) => self.power_cycle(*within),
             Step::ExpectHistory(history) => self.expect_history(history),
+            Step::WaitReport(report) => self.wait_report(report),
             Step::NotTriedAgain { release, reason } => self.not_tried_again(release, reason),
             Step::Run(command) => self.command(command),
             Step::RunUntil(command) => self.command_until(command),
@@ -134,6 +138,17 @@ impl Run<'_> {
             return Ok(());
         }
         bail!("no such line in the history: {history}")
+    }
+
+    fn wait_report(&mut self, wanted: &History) -> Result<()> {
+        let version = &self.site.release(&wanted.release)?.version;
+        until_slowly("the report", REPORT, || {
+            let reports = Value::Array(self.server.reports(self.here.id.as_deref()));
+            match find_outcome(&reports, version, &wanted.outcome, wanted.reason.as_deref()) {
+                true => Look::Done(()),
+                false => Look::NotYet(reports.to_string()),
+            }
+        })
     }
 
     fn not_tried_again(&mut self, release: &str, reason: &str) -> Result<()> {

@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::fault::Fault;
+use super::reports;
 use super::request::{self, MAX_HEAD, Part, Request};
 use super::{Shared, TICK, lock};
 
@@ -33,7 +34,7 @@ impl Connection {
         let _ = self.stream.set_write_timeout(Some(TICK));
         let mut buffer = Vec::new();
         while let Ok(Some(head)) = self.head(&mut buffer) {
-            match request::parse(&head).and_then(|request| self.respond(&request)) {
+            match request::parse(&head).and_then(|request| self.exchange(&request, &mut buffer)) {
                 Ok(true) => {}
                 _ => break,
             }
@@ -57,14 +58,33 @@ impl Connection {
             if buffer.len() > MAX_HEAD || self.stopped() {
                 bail!("too long, or stopped");
             }
-            let mut chunk = [0; 4096];
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return Ok(None),
-                Ok(n) => buffer.extend_from_slice(chunk.get(..n).unwrap_or_default()),
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-                Err(e) => return Err(e.into()),
+            if !self.more(buffer)? {
+                return Ok(None);
             }
         }
+    }
+
+    /// Reads what is there; `false` when the client is done.
+    fn more(&mut self, buffer: &mut Vec<u8>) -> Result<bool> {
+        let mut chunk = [0; 4096];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => return Ok(false),
+            Ok(n) => buffer.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(e) => return Err(e.into()),
+        }
+        Ok(true)
+    }
+
+    /// Reads the body, when there is one, and answers; `true` when the connection can be used again.
+    fn exchange(&mut self, request: &Request, buffer: &mut Vec<u8>) -> Result<bool> {
+        ensure!(request.length <= reports::LONGEST, "a body of {} bytes", request.length);
+        while buffer.len() < request.length {
+            ensure!(!self.stopped() && self.more(buffer)?, "the body ends early");
+        }
+        let rest = buffer.split_off(request.length);
+        let body = std::mem::replace(buffer, rest);
+        self.respond(request, &body)
     }
 
     /// The first fault that applies, used up by one request.
@@ -77,8 +97,8 @@ impl Connection {
         Some(rule.fault)
     }
 
-    /// Answers; `true` when the connection can be used again.
-    fn respond(&mut self, request: &Request) -> Result<bool> {
+    /// Answers; `true` as above.
+    fn respond(&mut self, request: &Request, body: &[u8]) -> Result<bool> {
         let fault = self.fault(&request.path);
         lock(&self.shared.counts).entry(request.path.clone()).or_default().requests += 1;
         match fault {
@@ -88,8 +108,14 @@ impl Connection {
             }
             _ => {}
         }
-        if !matches!(request.method.as_str(), "GET" | "HEAD") {
-            return self.plain(request, 405, "text/plain", "only GET and HEAD\n");
+        match (request.method.as_str(), request.path.as_str()) {
+            ("GET" | "HEAD", _) => {}
+            ("POST", reports::PATH) => {
+                let taken = lock(&self.shared.reports).take(body);
+                let (code, told) = taken.map_or_else(|e| (400, format!("{e:#}\n")), |()| (200, String::new()));
+                return self.plain(request, code, "text/plain", &told);
+            }
+            _ => return self.plain(request, 405, "text/plain", "only GET and HEAD, and POST of reports\n"),
         }
         let path = self.shared.root.join(request.path.trim_start_matches('/'));
         match File::open(&path).and_then(|f| f.metadata().map(|m| (f, m))) {
