@@ -85,6 +85,16 @@ pub enum Step {
     Approve(Approve),
     /// The region's document disappears from the server.
     WithdrawApproval {},
+    /// The server shows the region's document of this version again.
+    ServeApproval {
+        /// As `bundle-tool` counted: 1 is the first that the scenario made.
+        version: u64,
+    },
+    /// The release key is replaced: the next trust root is published, and the channel signed with the new key.
+    RotateReleaseKey {
+        /// Name of the new key.
+        to: String,
+    },
     /// Power on; done when the guest agent answers.
     Boot(Within),
     /// Let the shipped timer look for updates this often (a drop-in under /run: gone with the boot).

@@ -25,6 +25,8 @@ impl Run<'_> {
             Step::Publish(publish) => self.publish(publish),
             Step::Approve(approve) => self.approve(approve),
             Step::WithdrawApproval {} => self.workshop.withdraw_approval(),
+            Step::ServeApproval { version } => self.workshop.serve_approval(*version),
+            Step::RotateReleaseKey { to } => self.workshop.rotate_release_key(to),
             Step::Boot(within) => self.boot(*within),
             Step::Timer { every } => device::set_timer(self.machine()?.agent(), *every),
             Step::Look {} => self.look_for_updates(),
@@ -66,7 +68,7 @@ impl Run<'_> {
 
     fn approve(&mut self, approve: &Approve) -> Result<()> {
         let release = self.site.release(&approve.release)?;
-        self.workshop.approve(release, &approve.state, approve.percent, &approve.key)?;
+        self.workshop.approve(release, approve)?;
         let rolls = approve.key == "region" && approve.state == "rolling";
         for appliance in iter::once(&mut self.here).chain(&mut self.others) {
             appliance.approved |= rolls && approve.percent > u32::from(appliance.bucket.unwrap_or(0));

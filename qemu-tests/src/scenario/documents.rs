@@ -47,6 +47,29 @@ pub struct Approve {
     /// Key that signs it.
     #[serde(default = "region_key")]
     pub key: String,
+    /// When it ends, as `bundle-tool` takes it (`30d`).
+    pub expires: Option<String>,
+    /// How long a stored copy of it may be used, as `bundle-tool` takes it (`1s`).
+    pub max_stale: Option<String>,
+    /// Raise the epoch as well.
+    #[serde(default)]
+    pub raise_epoch: bool,
+}
+
+impl Approve {
+    /// As for a release that may roll everywhere: everything at its default.
+    #[must_use]
+    pub fn of(release: &str) -> Self {
+        Self {
+            release: release.into(),
+            state: rolling(),
+            percent: everyone(),
+            key: region_key(),
+            expires: None,
+            max_stale: None,
+            raise_epoch: false,
+        }
+    }
 }
 
 fn rolling() -> String {
