@@ -176,9 +176,11 @@ impl Run<'_> {
             Err(e) => return error.context(format!("and no evidence: {e:#}")),
         };
         for appliance in iter::once(&mut self.here).chain(&mut self.others) {
-            // A folder for each when there are several, as the reader of one machine's needs no path.
-            let own = self.scenario.machines.is_empty().then(|| Ok(folder.clone()));
-            let own = own.unwrap_or_else(|| evidence::folder(&folder, &appliance.name));
+            // One machine's evidence lies on top; several have a folder each.
+            let own = match self.scenario.machines.is_empty() {
+                true => Ok(folder.clone()),
+                false => evidence::folder(&folder, &appliance.name),
+            };
             match own {
                 Ok(own) => appliance.leave_evidence(&own),
                 Err(e) => self.timeline.note(&format!("no evidence of {}: {e:#}", appliance.name)),
