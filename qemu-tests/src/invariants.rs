@@ -137,7 +137,7 @@ pub struct World<'a> {
     pub after: DiskFacts,
     /// What was said at the end.
     pub said: Said,
-    /// Did the region approve anything, with the right key, during the scenario?
+    /// Did the region let this appliance take anything, with the right key, during the scenario?
     pub approved: bool,
 }
 
@@ -285,7 +285,7 @@ fn invariant_08_counter_did_not_go_down(world: &World) -> Result<()> {
 
 fn invariant_09_no_approval_no_install(world: &World) -> Result<()> {
     if !world.approved && world.before != world.after {
-        bail!("nothing was approved, and yet slots or boot entries changed");
+        bail!("it was never let in, and yet slots or boot entries changed");
     }
     Ok(())
 }

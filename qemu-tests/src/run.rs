@@ -1,33 +1,35 @@
 //! Runs one scenario: the world it happens in, from an empty folder to the invariants.
 //!
 //! Touches a folder of its own under TMPDIR, the cache of kept states beside the images, and, when it fails, the
-//! evidence folder. The steps themselves are in `steps`, waiting for conditions in `watch`.
+//! evidence folder. The steps themselves are in `steps`, waiting for conditions in `watch`, and what belongs to one of
+//! several appliances in `appliance`.
 
+mod appliance;
 mod replay;
 mod state;
 mod steps;
 mod watch;
 
 use std::fs;
+use std::iter;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::device::{self, Facts};
 use crate::disk::{Disk, run as run_tool};
 use crate::evidence;
-use crate::invariants::{DiskFacts, Said, Sums, World, check_all};
+use crate::invariants::{DiskFacts, Sums, World, check_all};
 use crate::machine::Machine;
 use crate::qemu::Spec;
-use crate::scenario::{FACTORY, Scenario};
+use crate::scenario::{FACTORY, FIRST, Scenario};
 use crate::seed;
 use crate::server::Server;
 use crate::site::Site;
 use crate::timeline::Timeline;
 use crate::workshop::{Published, Workshop};
 
+use appliance::Appliance;
 pub use state::scenario_folder;
 
 /// Everything a running scenario has.
@@ -37,20 +39,13 @@ pub struct Run<'a> {
     name: &'a str,
     // Removed with the value.
     dir: tempfile::TempDir,
-    /// The device's settings, TOML.
-    settings: String,
     server: Server,
     workshop: Workshop<'a>,
-    /// What the machine is switched on with; the overlay in its folder is the disk.
-    spec: Spec,
-    /// `None`: no power.
-    machine: Option<Machine>,
+    /// The appliance that the present step is about.
+    here: Appliance,
+    /// The others, in no order.
+    others: Vec<Appliance>,
     published: Vec<Published>,
-    approved: bool,
-    /// The boot last seen.
-    boot_id: Option<String>,
-    /// Boots seen, for the summary.
-    boots: usize,
     timeline: Timeline,
 }
 
@@ -78,33 +73,22 @@ fn start<'a>(site: &'a Site, name: &'a str, scenario: &'a Scenario) -> Result<Ru
     let workshop = Workshop::new(site, &www)?;
     let server = Server::start(&www)?;
     let settings = settings(&server.guest_url(), &scenario.settings)?;
-    let machine = dir.path().join("m");
-    let spec = if scenario.from == FACTORY {
-        site.spec(name, &machine, &seed::make(&site.factory_disk(), dir.path(), &settings)?)
+    let base = if scenario.from == FACTORY {
+        seed::make(&site.factory_disk(), dir.path(), &settings)?
     } else {
-        let mut spec = site.spec(name, &machine, &state.join("disk.qcow2"));
-        spec.resume = Some(state);
+        state.join("disk.qcow2")
+    };
+    let spec = |machine: &str| {
+        let mut spec: Spec = site.spec(name, &dir.path().join(machine), &base);
+        spec.resume = (scenario.from != FACTORY).then(|| state.clone());
+        spec.record = scenario.record_disk.then(|| dir.path().join("disk.log"));
         spec
     };
-    let mut spec = spec;
-    spec.record = scenario.record_disk.then(|| dir.path().join("disk.log"));
+    let appliance = |machine| Appliance::new(machine, scenario.bucket(machine), settings.clone(), spec(machine));
+    let here = appliance(FIRST);
+    let others = scenario.other_machines().map(appliance).collect();
     let timeline = Timeline::new(name);
-    Ok(Run {
-        site,
-        scenario,
-        name,
-        dir,
-        settings,
-        server,
-        workshop,
-        spec,
-        machine: None,
-        published: Vec::new(),
-        approved: false,
-        boot_id: None,
-        boots: 0,
-        timeline,
-    })
+    Ok(Run { site, scenario, name, dir, server, workshop, here, others, published: Vec::new(), timeline })
 }
 
 /// Copies a folder; what is large in it is shared where the file system can.
@@ -117,7 +101,7 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 fn settings(url: &str, wanted: &toml::Table) -> Result<String> {
     let mut all: toml::Table = toml::from_str(&format!("[source]\nurl = \"{url}\"\n[approval]\nurls = [\"{url}\"]\n"))?;
     merge(&mut all, wanted);
-    Ok(toml::to_string(&all)?)
+    Ok(toml::to_string(&all)?.replace("@URL@", url))
 }
 
 fn merge(into: &mut toml::Table, from: &toml::Table) {
@@ -139,60 +123,50 @@ impl Run<'_> {
 
     fn all(&mut self, keep: Option<&Path>) -> Result<()> {
         let sums = Sums::of(self.site)?;
-        let before = DiskFacts::read(&Disk::copy_of(&self.spec.base)?, self.site)?;
-        for (index, step) in self.scenario.steps.iter().enumerate() {
-            let what = step.to_string();
+        // They all start from one disk.
+        let before = DiskFacts::read(&Disk::copy_of(&self.here.spec.base)?, self.site)?;
+        for (index, line) in self.scenario.steps.iter().enumerate() {
+            let what = line.to_string();
             self.timeline.note(&what);
-            self.step(step).with_context(|| format!("step {}: {what}", index + 1))?;
+            let done = self.go_to(line.machine()).and_then(|()| self.step(&line.step));
+            done.with_context(|| format!("step {}: {what}", index + 1))?;
         }
-        self.timeline.note("invariants");
-        let said = self.said()?;
-        self.end(keep)?;
-        let after = DiskFacts::read(&Disk::copy_of(&self.spec.overlay())?, self.site)?;
-        let world = World { sums: &sums, before, after, said, approved: self.approved };
-        check_all(&world, &self.scenario.skip_invariants)?;
+        let mut boots = 0;
+        for machine in self.scenario.machines() {
+            self.timeline.note(&format!("invariants of the {machine} machine"));
+            self.go_to(machine)?;
+            self.invariants(&sums, before.clone(), keep).with_context(|| format!("the {machine} machine"))?;
+            boots += self.here.boots;
+        }
         // Always shown: what the whole run costs is the sum of these.
         let seconds = self.timeline.elapsed().as_secs();
-        eprintln!("{}::{}: passed in {seconds} s, {} boots", self.site.variant, self.name, self.boots);
+        eprintln!("{}::{}: passed in {seconds} s, {boots} boots", self.site.variant, self.name);
         Ok(())
     }
 
-    /// What the appliance says at the end.
-    fn said(&mut self) -> Result<Said> {
-        let agent = self.machine()?.agent();
-        let memory = "p=$(pidof flipside) && for i in $p; do grep VmHWM /proc/$i/status; done | sort -k2n | tail -n 1";
-        let peak = agent.shell(memory, Duration::from_secs(60))?.stdout;
-        Ok(Said {
-            facts: Facts::ask(agent)?,
-            status: device::status(agent),
-            history: device::history(agent),
-            memory_kib: peak.split_whitespace().nth(1).and_then(|n| n.parse().ok()),
-        })
-    }
-
-    /// Ends the machine so that its disk can be read. A sync and a power cut instead of a shutdown: it saves half a
-    /// minute in each scenario.
-    fn end(&mut self, keep: Option<&Path>) -> Result<()> {
-        let machine = self.take_machine()?;
-        machine.agent().exec(&["/bin/sync"], Duration::from_secs(120))?.ok()?;
-        match keep {
-            Some(folder) => {
-                machine.keep(folder)?;
-                copy_tree(self.workshop.www(), &folder.join(state::SERVED))
-            }
-            None => machine.power_cut().map(|_| ()),
+    /// Ends the machine and looks at what it said last and at its disk.
+    fn invariants(&mut self, sums: &Sums, before: DiskFacts, keep: Option<&Path>) -> Result<()> {
+        let said = self.here.said()?;
+        self.here.end(keep)?;
+        if let Some(folder) = keep {
+            copy_tree(self.workshop.www(), &folder.join(state::SERVED))?;
         }
+        let after = DiskFacts::read(&Disk::copy_of(&self.here.spec.overlay())?, self.site)?;
+        let world = World { sums, before, after, said, approved: self.here.approved };
+        check_all(&world, &self.scenario.skip_invariants)
     }
 
-    /// The machine, to be switched off; how often it restarted is counted here.
-    fn take_machine(&mut self) -> Result<Machine> {
-        let machine = self.machine.take().context("the machine has no power")?;
-        self.boots += machine.resets();
-        Ok(machine)
+    /// From now on it is about this appliance.
+    fn go_to(&mut self, machine: &str) -> Result<()> {
+        if self.here.name != machine {
+            let other = self.others.iter_mut().find(|other| other.name == machine);
+            std::mem::swap(&mut self.here, other.with_context(|| format!("no machine is called {machine}"))?);
+        }
+        Ok(())
     }
 
     fn machine(&mut self) -> Result<&mut Machine> {
-        self.machine.as_mut().context("the machine has no power: a `boot` step is missing")
+        self.here.machine()
     }
 
     /// Saves the evidence and says where it is.
@@ -201,11 +175,17 @@ impl Run<'_> {
             Ok(folder) => folder,
             Err(e) => return error.context(format!("and no evidence: {e:#}")),
         };
-        if let Some(machine) = self.machine.take() {
-            evidence::of_machine(&machine, &folder);
-            drop(machine);
+        for appliance in iter::once(&mut self.here).chain(&mut self.others) {
+            // One machine's evidence lies on top; several have a folder each.
+            let own = match self.scenario.machines.is_empty() {
+                true => Ok(folder.clone()),
+                false => evidence::folder(&folder, &appliance.name),
+            };
+            match own {
+                Ok(own) => appliance.leave_evidence(&own),
+                Err(e) => self.timeline.note(&format!("no evidence of {}: {e:#}", appliance.name)),
+            }
         }
-        evidence::of_disk(&self.spec.dir, &self.spec.overlay(), &folder);
         let counts = self.server.counts();
         let fetched: Vec<_> = counts.iter().map(|(p, c)| format!("{:>5} {:>12} {p}\n", c.requests, c.bytes)).collect();
         let _ = fs::write(folder.join("server.txt"), fetched.concat());
@@ -220,10 +200,11 @@ mod tests {
 
     #[test]
     fn settings_are_merged_by_value() {
-        let wanted = toml::from_str("[approval]\nmax = 3\n[source]\nurl = 'x'").unwrap();
+        let wanted = toml::from_str("[approval]\nmax = 3\n[source]\nurl = 'x'\n[report]\nurl = '@URL@/r'").unwrap();
         let all: toml::Table = toml::from_str(&settings("http://h", &wanted).unwrap()).unwrap();
         assert_eq!(all["source"]["url"].as_str(), Some("x"));
         assert_eq!(all["approval"]["max"].as_integer(), Some(3));
         assert_eq!(all["approval"]["urls"][0].as_str(), Some("http://h"));
+        assert_eq!(all["report"]["url"].as_str(), Some("http://h/r"));
     }
 }

@@ -3,7 +3,9 @@
 //! A scenario reads like a line of a test plan: what is done to an appliance and what must be true afterwards. The
 //! words are few on purpose, and unknown ones are errors; what a word does stands in `run/`. Pure parsing.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::iter;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::server::fault::Rule;
 
+mod documents;
+mod line;
 mod power;
+pub use documents::{Approve, Publish};
+pub use line::Line;
 pub use power::{Destroy, PowerCut, Replay};
 
 /// One scenario.
@@ -34,14 +40,17 @@ pub struct Scenario {
     pub from: String,
     /// The name under which it leaves the running appliance for others when it passes.
     pub leaves: Option<String>,
-    /// Settings of the device for this scenario, TOML of the updater's configuration.
+    /// Settings of the device for this scenario, TOML of the updater's configuration; `@URL@` stands for the server.
     #[serde(default)]
     pub settings: toml::Table,
+    /// The machines, by name; not said: one, called `first`. With several, a step says by `on` which one it is about.
+    #[serde(default)]
+    pub machines: BTreeMap<String, Place>,
     /// Record every write and flush of the disk, for `replay`.
     #[serde(default)]
     pub record_disk: bool,
-    /// What happens, in order. The machine has no power before the first `boot`.
-    pub steps: Vec<Step>,
+    /// What happens, in order. A machine has no power before its first `boot`.
+    pub steps: Vec<Line>,
     /// Faults the final disk is excused from. Normally none: every scenario ends on a confirmed default slot.
     #[serde(default)]
     pub skip_invariants: Vec<String>,
@@ -54,7 +63,19 @@ fn factory() -> String {
     FACTORY.into()
 }
 
-/// One line of a scenario.
+/// The machine of a step that names none.
+pub const FIRST: &str = "first";
+
+/// A machine among several.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// Its place in the rollout that is there when it is first switched on: so many percent of a fleet are let in
+    /// before it. The harness looks for a device id with that place.
+    pub bucket: u16,
+}
+
+/// What is done, or what must be true.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Step {
@@ -64,6 +85,16 @@ pub enum Step {
     Approve(Approve),
     /// The region's document disappears from the server.
     WithdrawApproval {},
+    /// The server shows the region's document of this version again.
+    ServeApproval {
+        /// As `bundle-tool` counted: 1 is the first that the scenario made.
+        version: u64,
+    },
+    /// The release key is replaced: the next trust root is published, and the channel signed with the new key.
+    RotateReleaseKey {
+        /// Name of the new key.
+        to: String,
+    },
     /// Power on; done when the guest agent answers.
     Boot(Within),
     /// Let the shipped timer look for updates this often (a drop-in under /run: gone with the boot).
@@ -92,6 +123,8 @@ pub enum Step {
     PowerCycle(Within),
     /// History must hold an entry with these values.
     ExpectHistory(History),
+    /// Wait until the fleet host holds a report of the appliance with these values (`settings` must name the host).
+    WaitReport(History),
     /// Look for updates again: the release must be refused, and not a byte of it fetched.
     NotTriedAgain {
         /// The release.
@@ -113,65 +146,6 @@ pub enum Step {
     ServerBack {},
     /// What was fetched so far under a path must be in these bounds.
     Fetched(Fetched),
-}
-
-/// A release to put on the server.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Publish {
-    /// Name of a folder under `releases/` of the images.
-    pub release: String,
-    /// Key that signs bundle and channel index.
-    #[serde(default = "release_key")]
-    pub key: String,
-    /// Make deltas from so many of the releases before.
-    #[serde(default)]
-    pub deltas: u32,
-    /// Product it says it is made for, instead of the appliance's.
-    pub compatible: Option<String>,
-    /// Hardware it says it is made for, instead of the appliance's.
-    pub hardware: Option<String>,
-}
-
-impl Publish {
-    /// As an ordinary release: everything at its default.
-    #[must_use]
-    pub fn of(release: &str) -> Self {
-        Self { release: release.into(), key: release_key(), deltas: 0, compatible: None, hardware: None }
-    }
-}
-
-fn release_key() -> String {
-    "release".into()
-}
-
-/// What the region says.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Approve {
-    /// A published release.
-    pub release: String,
-    /// `rolling`, `paused` or `halted`.
-    #[serde(default = "rolling")]
-    pub state: String,
-    /// Percent of devices let in.
-    #[serde(default = "everyone")]
-    pub percent: u32,
-    /// Key that signs it.
-    #[serde(default = "region_key")]
-    pub key: String,
-}
-
-fn rolling() -> String {
-    "rolling".into()
-}
-
-fn region_key() -> String {
-    "region".into()
-}
-
-fn everyone() -> u32 {
-    100
 }
 
 /// A time to wait at most.
@@ -296,22 +270,6 @@ pub struct Fetched {
     pub at_most: Option<u64>,
 }
 
-impl std::fmt::Display for Step {
-    /// As in the file, without what was left out: for timelines and errors.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut value = serde_json::to_value(self).unwrap_or_default();
-        strip(&mut value);
-        write!(f, "{value}")
-    }
-}
-
-fn strip(value: &mut serde_json::Value) {
-    if let Some(map) = value.as_object_mut() {
-        map.retain(|_, v| !v.is_null());
-        map.values_mut().for_each(strip);
-    }
-}
-
 impl Scenario {
     /// Reads one file.
     ///
@@ -331,13 +289,43 @@ impl Scenario {
         if scenario.variants.is_empty() {
             bail!("no variants: it would never run");
         }
-        if !scenario.steps.iter().any(|s| matches!(s, Step::Boot(_))) {
-            bail!("no boot step: it would test nothing");
-        }
+        scenario.check_machines()?;
         if let Some(stray) = scenario.by_default.iter().flatten().find(|v| !scenario.variants.contains(v)) {
             bail!("by_default names {stray}, variants does not");
         }
         Ok(scenario)
+    }
+
+    fn check_machines(&self) -> Result<()> {
+        for machine in self.machines() {
+            let mut boots = self.steps.iter().filter(|line| matches!(line.step, Step::Boot(_)));
+            if !boots.any(|line| line.machine() == machine) {
+                bail!("no boot step for the {machine} machine: it would test nothing");
+            }
+        }
+        if let Some(stray) = self.steps.iter().find(|line| !self.machines().any(|m| m == line.machine())) {
+            bail!("no such machine: {stray}");
+        }
+        if !self.machines.is_empty() && (self.from == FACTORY || self.leaves.is_some() || self.record_disk) {
+            bail!("`machines` need a kept state to start from, leave none, and can not be recorded");
+        }
+        Ok(())
+    }
+
+    /// Names of the machines, the first one first.
+    pub fn machines(&self) -> impl Iterator<Item = &str> {
+        iter::once(FIRST).chain(self.other_machines())
+    }
+
+    /// Names of the machines but the first.
+    pub fn other_machines(&self) -> impl Iterator<Item = &str> {
+        self.machines.keys().map(String::as_str).filter(|name| *name != FIRST)
+    }
+
+    /// Where a machine shall stand in the rollout, if that matters.
+    #[must_use]
+    pub fn bucket(&self, machine: &str) -> Option<u16> {
+        self.machines.get(machine).map(|place| place.bucket)
     }
 
     /// Does a plain `make vm-test` run it on this boot loader?

@@ -4,15 +4,19 @@
 //! takes a while; it is done once for each release and key and kept beside the images, under a name that holds
 //! the digests of what went in.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use bundle::approval::Approval;
+use bundle::dsse::Envelope;
+use bundle::keys::PublicKey;
 use serde_json::Value;
 
 use crate::disk::sha256;
-use crate::scenario::Publish;
+use crate::scenario::{Approve, Publish};
 use crate::site::{Release, Site};
 
 /// Channel and region of the test appliance (`images/overlay/etc/flipside/flipside.toml`).
@@ -42,6 +46,12 @@ pub struct Published {
 pub struct Workshop<'a> {
     site: &'a Site,
     www: PathBuf,
+    /// Every document of the region that was made here, by version.
+    approvals: BTreeMap<u64, Vec<u8>>,
+    /// Who signed the channel index last.
+    channel_key: String,
+    /// The newest trust root.
+    trust: PathBuf,
 }
 
 impl<'a> Workshop<'a> {
@@ -51,7 +61,9 @@ impl<'a> Workshop<'a> {
     /// The folder can not be made.
     pub fn new(site: &'a Site, www: &Path) -> Result<Self> {
         fs::create_dir_all(www)?;
-        Ok(Self { site, www: www.to_owned() })
+        let trust = site.keys.join("trust.dsse.json");
+        let (approvals, channel_key) = (BTreeMap::new(), RELEASE_KEY.to_owned());
+        Ok(Self { site, www: www.to_owned(), approvals, channel_key, trust })
     }
 
     /// The served tree.
@@ -64,7 +76,7 @@ impl<'a> Workshop<'a> {
     ///
     /// # Errors
     /// bundle-tool fails; the text holds what it said.
-    pub fn publish(&self, release: &Release, how: &Publish) -> Result<Published> {
+    pub fn publish(&mut self, release: &Release, how: &Publish) -> Result<Published> {
         let key = how.key.as_str();
         let bundle = self.bundle(release, how)?;
         let mut command = Command::new(&self.site.bundle_tool);
@@ -73,11 +85,12 @@ impl<'a> Workshop<'a> {
             command.args(["--level", LEVEL, "--deltas", &how.deltas.to_string()]);
         }
         // A stranger can write what he likes on a web server he took over; bundle-tool wants that said.
-        if key != RELEASE_KEY {
+        if key != self.channel_key {
             command.arg("--blindly-replace-channel");
         }
         let told: Value = serde_json::from_str(&self.run(command.arg("--key").arg(self.key(key)?))?)?;
         let url = told.get("url").and_then(Value::as_str).context("publish tells no url")?;
+        key.clone_into(&mut self.channel_key);
         let size = fs::metadata(&bundle)?.len();
         Ok(Published { release: release.name.clone(), path: format!("/{url}"), size })
     }
@@ -86,20 +99,79 @@ impl<'a> Workshop<'a> {
     ///
     /// # Errors
     /// bundle-tool fails; the text holds what it said.
-    pub fn approve(&self, release: &Release, state: &str, percent: u32, key: &str) -> Result<()> {
+    pub fn approve(&mut self, release: &Release, how: &Approve) -> Result<()> {
         let mut command = Command::new(&self.site.bundle_tool);
-        command.arg("approve").arg("--root").arg(&self.www).args(["--region", REGION, "--channel", CHANNEL]);
-        command.args(["--release", &release.version, "--threshold", &format!("{percent}%")]);
-        match state {
+        command.arg("approve").arg("--root").arg(&self.www).args(["--region", REGION, "--channel", CHANNEL, "--json"]);
+        command.args(["--release", &release.version, "--threshold", &format!("{}%", how.percent)]);
+        match how.state.as_str() {
             "rolling" => drop(command.arg("--resume")),
             "paused" => drop(command.arg("--pause")),
             "halted" => drop(command.arg("--halt")),
             other => bail!("a rollout is rolling, paused or halted, not {other:?}"),
         }
-        if key != REGION_KEY {
+        for (flag, value) in [("--expires", &how.expires), ("--max-stale", &how.max_stale)] {
+            command.args(value.iter().flat_map(|value| [flag, value]));
+        }
+        if how.raise_epoch {
+            command.arg("--raise-epoch");
+        }
+        if how.key != REGION_KEY {
             command.arg("--blindly-replace-approval");
         }
-        self.run(command.arg("--key").arg(self.key(key)?)).map(|_| ())
+        let told: Value = serde_json::from_str(&self.run(command.arg("--key").arg(self.key(&how.key)?))?)?;
+        let version = told.get("version").and_then(Value::as_u64).context("approve tells no version")?;
+        self.approvals.insert(version, fs::read(self.approval())?);
+        Ok(())
+    }
+
+    /// Shows an older (or the newest) document of the region again.
+    ///
+    /// # Errors
+    /// There was none of that version.
+    pub fn serve_approval(&self, version: u64) -> Result<()> {
+        let document = self.approvals.get(&version).with_context(|| format!("no approval has version {version}"))?;
+        fs::write(self.approval(), document)?;
+        Ok(())
+    }
+
+    /// Replaces the release key, as `docs/src/releases.md` says.
+    ///
+    /// # Errors
+    /// bundle-tool fails; the text holds what it said.
+    pub fn rotate_release_key(&mut self, to: &str) -> Result<()> {
+        let tool = || Command::new(&self.site.bundle_tool);
+        let (old, new) = (self.public_key(RELEASE_KEY)?, self.new_key(to)?);
+        let old = PublicKey::from_pem(&fs::read_to_string(old)?)?.id().to_string();
+        let next = self.www.with_file_name("trust-next.dsse.json");
+        let mut rotate = tool();
+        rotate.args(["trust", "rotate"]).arg(&self.trust).arg("--out").arg(&next);
+        rotate.arg("--root-key").arg(self.key("root")?).args(["--remove-release", &old, "--add-release"]).arg(new);
+        self.run(&mut rotate)?;
+        let mut publish = tool();
+        publish.args(["trust", "publish"]).arg(&next).arg("--previous").arg(&self.trust).arg("--root").arg(&self.www);
+        self.run(&mut publish)?;
+        let channel = self.www.join(format!("channels/{CHANNEL}/channel.dsse.json"));
+        self.run(tool().arg("sign").arg(channel).arg("--key").arg(self.key(to)?))?;
+        self.trust = next;
+        to.clone_into(&mut self.channel_key);
+        Ok(())
+    }
+
+    /// Salt of the newest rollout in the region's document.
+    ///
+    /// # Errors
+    /// There is no document, or no rollout in it.
+    pub fn salt(&self) -> Result<Vec<u8>> {
+        let path = self.approval();
+        let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let approval = Approval::parse(&Envelope::parse(&bytes)?.payload)?;
+        let newest = approval.entries.last().context("the region's document holds no rollout")?;
+        Ok(newest.salt_bytes().context("the salt is not base64")?.to_vec())
+    }
+
+    /// Where the region's document is served.
+    fn approval(&self) -> PathBuf {
+        self.www.join(format!("approvals/{REGION}/{CHANNEL}.dsse.json"))
     }
 
     /// The region's document disappears.
@@ -107,7 +179,7 @@ impl<'a> Workshop<'a> {
     /// # Errors
     /// There is none.
     pub fn withdraw_approval(&self) -> Result<()> {
-        let path = self.www.join(format!("approvals/{REGION}/{CHANNEL}.dsse.json"));
+        let path = self.approval();
         fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
     }
 
@@ -117,6 +189,20 @@ impl<'a> Workshop<'a> {
             bail!("no test key {}: `make images` makes it", path.display());
         }
         Ok(path)
+    }
+
+    fn public_key(&self, name: &str) -> Result<PathBuf> {
+        self.key(name).map(|path| path.with_extension("pub.pem"))
+    }
+
+    /// A key that the images do not come with; made once, so that the bundles it signed stay good.
+    fn new_key(&self, name: &str) -> Result<PathBuf> {
+        let lock = File::create(self.site.keys.join("lock"))?;
+        lock.lock().context("lock the test keys")?;
+        if self.key(name).is_err() {
+            self.run(Command::new(&self.site.bundle_tool).args(["keygen", "--out"]).arg(self.site.keys.join(name)))?;
+        }
+        self.public_key(name)
     }
 
     /// The signed bundle, from the cache or built now. One builder at a time: zstd uses all processors anyway.

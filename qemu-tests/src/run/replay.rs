@@ -32,7 +32,7 @@ struct Survey {
 
 impl Run<'_> {
     pub(super) fn replay(&mut self, replay: &Replay) -> Result<()> {
-        let log = self.spec.record.clone().context("nothing was recorded: the scenario needs `record_disk`")?;
+        let log = self.here.spec.record.clone().context("nothing was recorded: the scenario needs `record_disk`")?;
         let sums = Sums::of(self.site)?;
         // QEMU counts what it recorded at each flush; ask for a last one.
         self.machine()?.agent().exec(&["/bin/sync"], Duration::from_secs(120))?.ok()?;
@@ -65,7 +65,10 @@ impl Run<'_> {
     /// The disk as it was when the recorded machine was switched on.
     fn fresh(&self, raw: &Path) -> Result<()> {
         let mut command = Command::new("qemu-img");
-        command.args(["convert", "-f", disk_format(&self.spec.base)?, "-O", "raw"]).arg(&self.spec.base).arg(raw);
+        command
+            .args(["convert", "-f", disk_format(&self.here.spec.base)?, "-O", "raw"])
+            .arg(&self.here.spec.base)
+            .arg(raw);
         run_tool(&mut command).map(|_| ())
     }
 
@@ -93,7 +96,7 @@ impl Run<'_> {
     /// Boots the disk; tells where the machine ended.
     fn boot_replayed(&mut self, raw: &Path, place: usize, within: Duration) -> Result<String> {
         let mut spec = self.site.spec(self.name, &self.dir.path().join(format!("f{place}")), raw);
-        spec.memory_mib = self.spec.memory_mib;
+        spec.memory_mib = self.here.spec.memory_mib;
         let mut machine = Machine::start(spec)?;
         let outcome = until_slowly("a confirmed slot", within, || {
             if let Err(e) = machine.alive() {
@@ -105,7 +108,7 @@ impl Run<'_> {
                 Err(e) => Look::NotYet(format!("{e:#}")),
             }
         });
-        self.boots += 1;
+        self.here.boots += 1;
         let serial = std::fs::read(machine.serial_log()).unwrap_or_default();
         machine.power_cut()?;
         let facts = outcome.with_context(|| tail(&serial))?;

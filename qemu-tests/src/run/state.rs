@@ -120,7 +120,8 @@ fn plan(all: &[Named], state: &str) -> Result<String> {
             return Ok(text);
         }
         let (_, scenario) = maker(all, &state)?;
-        text += &format!("{:?} {:?}\n", scenario.settings, scenario.steps);
+        let steps: Vec<_> = scenario.steps.iter().map(|line| &line.step).collect();
+        text += &format!("{:?} {steps:?}\n", scenario.settings);
         state.clone_from(&scenario.from);
     }
     bail!("the states before {state} form a circle")

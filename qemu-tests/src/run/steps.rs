@@ -1,5 +1,6 @@
 //! What each word of a scenario does.
 
+use std::iter;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,12 +10,14 @@ use super::Run;
 use crate::agent::Output;
 use crate::device;
 use crate::disk::{Disk, zero};
-use crate::machine::Machine;
 use crate::scenario::{Approve, Check, Destroy, Fetched, History, PowerCut, Publish, Run as Command, Step, Within};
 use crate::wait::{Look, until_slowly};
 
 /// How long a command may take that only starts something.
 const LOOK: Duration = Duration::from_secs(120);
+
+/// How long a report may take: after a failed post the device waits for half a minute, then for twice as long.
+const REPORT: Duration = Duration::from_secs(300);
 
 impl Run<'_> {
     pub(super) fn step(&mut self, step: &Step) -> Result<()> {
@@ -22,6 +25,8 @@ impl Run<'_> {
             Step::Publish(publish) => self.publish(publish),
             Step::Approve(approve) => self.approve(approve),
             Step::WithdrawApproval {} => self.workshop.withdraw_approval(),
+            Step::ServeApproval { version } => self.workshop.serve_approval(*version),
+            Step::RotateReleaseKey { to } => self.workshop.rotate_release_key(to),
             Step::Boot(within) => self.boot(*within),
             Step::Timer { every } => device::set_timer(self.machine()?.agent(), *every),
             Step::Look {} => self.look_for_updates(),
@@ -34,6 +39,7 @@ impl Run<'_> {
             Step::Replay(replay) => self.replay(replay),
             Step::PowerCycle(within) => self.power_cycle(*within),
             Step::ExpectHistory(history) => self.expect_history(history),
+            Step::WaitReport(report) => self.wait_report(report),
             Step::NotTriedAgain { release, reason } => self.not_tried_again(release, reason),
             Step::Run(command) => self.command(command),
             Step::RunUntil(command) => self.command_until(command),
@@ -62,32 +68,27 @@ impl Run<'_> {
 
     fn approve(&mut self, approve: &Approve) -> Result<()> {
         let release = self.site.release(&approve.release)?;
-        self.workshop.approve(release, &approve.state, approve.percent, &approve.key)?;
-        self.approved |= approve.key == "region" && approve.state == "rolling" && approve.percent > 0;
+        self.workshop.approve(release, approve)?;
+        let rolls = approve.key == "region" && approve.state == "rolling";
+        for appliance in iter::once(&mut self.here).chain(&mut self.others) {
+            appliance.approved |= rolls && approve.percent > u32::from(appliance.bucket.unwrap_or(0));
+        }
         Ok(())
     }
 
     fn boot(&mut self, within: Within) -> Result<()> {
-        ensure!(self.machine.is_none(), "the machine has power already");
-        self.switch_on()?;
-        self.boot_id = Some(self.machine()?.wait_boot(None, within.duration())?);
-        Ok(())
-    }
-
-    fn switch_on(&mut self) -> Result<()> {
-        let machine = Machine::start(self.spec.clone())?;
-        let resumed = self.spec.resume.take().is_some();
-        if resumed {
-            device::adjust(machine.agent(), &self.settings)?;
+        if self.here.bucket.is_some() && self.here.id.is_none() {
+            let salt = self.workshop.salt().context("a place in a rollout needs an approval before the first boot")?;
+            self.here.identify(&salt)?;
+            let (name, id) = (&self.here.name, self.here.id.as_deref().unwrap_or_default());
+            self.timeline.note(&format!("the {name} machine is {id}"));
         }
-        self.machine = Some(machine);
-        self.boots += 1;
-        Ok(())
+        self.here.boot(within)
     }
 
-    fn configure(&self) -> Result<()> {
-        let machine = self.machine.as_ref().context("the machine has no power")?;
-        device::adjust(machine.agent(), &self.settings)
+    fn configure(&mut self) -> Result<()> {
+        let settings = self.here.settings.clone();
+        device::adjust(self.machine()?.agent(), &settings)
     }
 
     fn look_for_updates(&mut self) -> Result<()> {
@@ -109,27 +110,27 @@ impl Run<'_> {
     fn power_cut(&mut self, cut: &PowerCut) -> Result<()> {
         for _ in 0..cut.times {
             self.wait_for(&cut.until, Duration::from_secs(cut.within))?;
-            self.take_machine()?.power_cut()?;
+            self.here.take_machine()?.power_cut()?;
             self.timeline.note("power cut");
-            self.spec.clock.clone_from(&cut.clock);
-            self.switch_on()?;
+            self.here.spec.clock.clone_from(&cut.clock);
+            self.here.switch_on()?;
         }
         Ok(())
     }
 
     fn destroy(&mut self, what: &Destroy) -> Result<()> {
-        self.take_machine()?.power_cut()?;
-        let disk = Disk::copy_of(&self.spec.overlay())?;
+        self.here.take_machine()?.power_cut()?;
+        let disk = Disk::copy_of(&self.here.spec.overlay())?;
         let partition = disk.partition(&what.partition)?;
         let (start, length) = (what.from_mib << 20, what.mib << 20);
         ensure!(start + length <= partition.length, "{} is not that long", what.partition);
-        zero(&self.spec.overlay(), partition.start + start, length)?;
-        self.switch_on()
+        zero(&self.here.spec.overlay(), partition.start + start, length)?;
+        self.here.switch_on()
     }
 
     fn power_cycle(&mut self, within: Within) -> Result<()> {
-        self.take_machine()?.power_off()?;
-        self.boot(within)
+        self.here.take_machine()?.power_off()?;
+        self.here.boot(within)
     }
 
     fn expect_history(&mut self, wanted: &History) -> Result<()> {
@@ -139,6 +140,17 @@ impl Run<'_> {
             return Ok(());
         }
         bail!("no such line in the history: {history}")
+    }
+
+    fn wait_report(&mut self, wanted: &History) -> Result<()> {
+        let version = &self.site.release(&wanted.release)?.version;
+        until_slowly("the report", REPORT, || {
+            let reports = Value::Array(self.server.reports(self.here.id.as_deref()));
+            match find_outcome(&reports, version, &wanted.outcome, wanted.reason.as_deref()) {
+                true => Look::Done(()),
+                false => Look::NotYet(reports.to_string()),
+            }
+        })
     }
 
     fn not_tried_again(&mut self, release: &str, reason: &str) -> Result<()> {

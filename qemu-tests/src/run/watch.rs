@@ -24,7 +24,7 @@ impl Run<'_> {
     pub(super) fn wait_for(&mut self, condition: &Condition, within: Duration) -> Result<()> {
         // A guest that is going down already does not answer: then the boot last seen is the old one.
         let asked = condition.new_boot.and_then(|_| Facts::ask(self.machine().ok()?.agent()).ok());
-        let old_boot = asked.map(|facts| facts.boot_id).or_else(|| self.boot_id.clone());
+        let old_boot = asked.map(|facts| facts.boot_id).or_else(|| self.here.boot_id.clone());
         until_slowly("the condition", within, || {
             if let Err(e) = self.machine().and_then(|m| m.alive()) {
                 return Look::Hopeless(e);
@@ -60,7 +60,7 @@ impl Run<'_> {
             seen.facts = Some(Facts::ask(self.machine()?.agent())?);
         }
         if let Some(facts) = &seen.facts {
-            self.boot_id = Some(facts.boot_id.clone());
+            self.here.boot_id = Some(facts.boot_id.clone());
         }
         let so_far = compare(condition, &seen, old_boot);
         let asks_updater = c.state.is_some() || c.settled.is_some() || c.reason.is_some();

@@ -13,8 +13,8 @@ fn a_plan_is_read() {
     );
     let s = Scenario::parse(&text).unwrap();
     assert_eq!((s.from.as_str(), s.steps.len()), ("factory", 4));
-    assert!(matches!(&s.steps[0], Step::Publish(p) if p.release == "v2" && p.key == "release"));
-    assert!(matches!(&s.steps[2], Step::Wait(w) if w.within == 90 && w.until.confirmed == Some(true)));
+    assert!(matches!(&s.steps[0].step, Step::Publish(p) if p.release == "v2" && p.key == "release"));
+    assert!(matches!(&s.steps[2].step, Step::Wait(w) if w.within == 90 && w.until.confirmed == Some(true)));
 }
 
 #[test]
@@ -26,10 +26,33 @@ fn steps_are_told_as_written() {
 
 #[test]
 fn slips_of_the_pen_are_errors() {
-    for steps in ["[{ boot = {} }, { wiat = {} }]", "[{ boot = { withn = 3 } }]", "[{ no_faults = {} }]", "[]"] {
+    for steps in [
+        "[{ boot = {} }, { wiat = {} }]",
+        "[{ boot = {}, look = {} }]",
+        "[{ boot = { withn = 3 } }]",
+        "[{ no_faults = {} }]",
+        "[]",
+    ] {
         assert!(Scenario::parse(&format!("{HEAD}steps = {steps}\n")).is_err(), "{steps}");
     }
     assert!(Scenario::parse("title = 't'\nwhy = 'w'\nvariants = []\nsteps = [{ boot = {} }]").is_err());
+}
+
+#[test]
+fn a_step_names_its_machine() {
+    let head = format!("{HEAD}from = 'running'\nmachines = {{ second = {{ bucket = 80 }} }}\n");
+    let s = Scenario::parse(&format!("{head}steps = [{{ boot = {{}} }}, {{ on = 'second', boot = {{}} }}]")).unwrap();
+    assert_eq!((s.steps[0].machine(), s.steps[1].machine()), ("first", "second"));
+    assert_eq!(s.steps[1].to_string(), r#"second: {"boot":{"within":900}}"#);
+    assert_eq!((s.machines().collect::<Vec<_>>(), s.bucket("second")), (vec!["first", "second"], Some(80)));
+    for (steps, tells) in [
+        ("[{ boot = {} }]", "no boot step for the second"),
+        ("[{ boot = {} }, { on = 'second', boot = {} }, { on = 'third', look = {} }]", "no such machine: third"),
+        ("[{ on = 'second' }]", "steps"),
+    ] {
+        let told = format!("{:#}", Scenario::parse(&format!("{head}steps = {steps}")).unwrap_err());
+        assert!(told.contains(tells), "{told}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The part of HTTP/1.1 that fetching files needs: request line, a few headers, one byte range. Pure.
+//! The part of HTTP/1.1 that fetching files and posting reports need: request line, a few headers, one byte range. Pure.
 
 use std::ops::Range;
 
@@ -20,6 +20,8 @@ pub struct Request {
     pub if_range: Option<String>,
     /// Value of `If-None-Match`.
     pub if_none_match: Option<String>,
+    /// Length of the body that follows, bytes.
+    pub length: usize,
     /// The client asked for the connection to be closed.
     pub close: bool,
 }
@@ -43,6 +45,7 @@ pub fn parse(head: &str) -> Result<Request> {
             "range" => request.range = Some(value),
             "if-range" => request.if_range = Some(value),
             "if-none-match" => request.if_none_match = Some(value),
+            "content-length" => request.length = value.parse().context("bad length")?,
             "connection" => request.close = value.eq_ignore_ascii_case("close"),
             _ => {}
         }

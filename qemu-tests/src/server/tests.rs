@@ -1,5 +1,10 @@
 //! The server, asked by a client of a few lines over real sockets.
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::Instant;
+
+use super::fault::Fault;
 use super::*;
 
 struct Answer {
@@ -25,9 +30,14 @@ fn tree() -> (tempfile::TempDir, Vec<u8>) {
 }
 
 fn get_within(server: &Server, path: &str, headers: &str, patience: Duration) -> Answer {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+    ask(server, request.as_bytes(), patience)
+}
+
+fn ask(server: &Server, request: &[u8], patience: Duration) -> Answer {
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(patience)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").unwrap();
+    stream.write_all(request).unwrap();
     let (mut bytes, mut error) = (Vec::new(), None);
     let mut chunk = [0; 8192];
     loop {
@@ -102,6 +112,19 @@ fn one_connection_serves_many_requests() {
         }
     }
     assert_eq!(server.count("*").requests, 3);
+}
+
+#[test]
+fn reports_are_taken_when_they_are_signed() {
+    let (dir, _) = tree();
+    let server = Server::start(dir.path()).unwrap();
+    let post = |body: &[u8]| {
+        let head = format!("POST /reports HTTP/1.1\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        ask(&server, &[head.as_bytes(), body].concat(), Duration::from_secs(20)).status
+    };
+    assert_eq!(post(&reports::tests::post("one", 1, 1)), 200);
+    assert_eq!(post(&reports::tests::post("one", 1, 2)), 400);
+    assert_eq!((server.reports(Some("one")).len(), server.reports(Some("two")).len()), (1, 0));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use qemu_tests::accel::Accel;
 use qemu_tests::device::{self, Facts};
 use qemu_tests::evidence;
 use qemu_tests::machine::Machine;
-use qemu_tests::scenario::Publish;
+use qemu_tests::scenario::{Approve, Publish};
 use qemu_tests::seed;
 use qemu_tests::server::Server;
 use qemu_tests::site::Site;
@@ -139,7 +139,7 @@ impl Demo<'_> {
         say("building and signing the bundle (once; it is kept) ...");
         let published = self.workshop.publish(release, &Publish::of(name))?;
         say(&format!("published: {} ({} MiB)", published.path, published.size >> 20));
-        self.workshop.approve(release, "rolling", 100, "region")?;
+        self.workshop.approve(release, &Approve::of(name))?;
         say("approved for all appliances of region eu-west");
         Ok(())
     }
