@@ -164,6 +164,8 @@ pub struct Documents {
     /// Key ids that may approve for this region now. When one that counted before is gone (a stolen key was
     /// replaced), the floor that documents of the old keys had set is forgotten.
     pub region_keys: Vec<String>,
+    /// Key ids that may sign releases, channel indexes and recalls now; the same holds for what those had set.
+    pub release_keys: Vec<String>,
     /// What went wrong on the way, most telling first: shown when there is nothing valid.
     pub approval_failures: Vec<Failure>,
     /// Why there is no channel index.

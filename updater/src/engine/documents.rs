@@ -27,6 +27,7 @@ async fn documents(seams: &Seams, policy: &Policy, fetch: bool) -> Documents {
     let mut documents = Documents {
         trust_expires: Some(trust.expires),
         region_keys: trust.region_keys(&policy.region).0.iter().map(|key| key.id().to_string()).collect(),
+        release_keys: trust.release_keys().0.iter().map(|key| key.id().to_string()).collect(),
         ..Documents::default()
     };
     if fetch {

@@ -213,6 +213,25 @@ fn a_replaced_region_key_lifts_what_it_had_set() {
 }
 
 #[test]
+fn a_replaced_release_key_lifts_what_it_had_set() {
+    let mut scene = Scene::new();
+    scene.journal.lift_replaced(&["stolen".into(), "release-1".into()]);
+    scene.journal.floor.channels.insert("stable".into(), u64::MAX);
+    scene.journal.floor.signed_time = Some("2090-01-01T00:00:00Z".parse().unwrap());
+    scene.journal.floor.counter = 5;
+    let poisoned = |journal: &crate::journal::Journal| journal.floor.signed_time.is_some();
+    for known in [vec![], vec!["release-1".to_owned(), "stolen".to_owned(), "release-2".to_owned()]] {
+        scene.journal.lift_replaced(&known);
+        assert!(poisoned(&scene.journal), "{known:?} still has the key");
+    }
+    assert_eq!(at(&scene, Point::Download).reason(), Some(Reason::ApprovalExpired));
+    scene.journal.lift_replaced(&["release-1".into(), "release-2".into()]);
+    assert!(!poisoned(&scene.journal) && scene.journal.floor.channels.is_empty());
+    assert_eq!(scene.journal.floor.counter, 5);
+    assert_eq!(at(&scene, Point::Download), Decision::Proceed);
+}
+
+#[test]
 fn why_there_is_no_approval() {
     let table = [
         (vec![Reason::Network], Reason::ApprovalMissing),

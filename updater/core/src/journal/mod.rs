@@ -78,6 +78,27 @@ impl Default for Journal {
     }
 }
 
+impl Journal {
+    /// Forgets what release keys had set that may not sign any more; `now`: those that may, empty when the shell could
+    /// not say.
+    ///
+    /// A stolen release key can date an index at the end of time, number it as high as numbers go, and take back every
+    /// good release. Replacing the key in the trust root is the cure, so it also lifts what that key had set (the
+    /// recovery from fast-forward attacks of The Update Framework, section 5.3.11). Counters of installed releases
+    /// are facts and stay.
+    pub fn lift_replaced(&mut self, now: &[String]) {
+        if now.is_empty() {
+            return;
+        }
+        if !self.floor.release_keys.iter().all(|key| now.contains(key)) {
+            self.floor.channels.clear();
+            self.floor.signed_time = None;
+            self.recalls = Recalls::default();
+        }
+        self.floor.release_keys = now.to_vec();
+    }
+}
+
 /// Where an update stands.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -168,6 +189,9 @@ pub struct Floor {
     /// The newest time signed by release keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed_time: Option<Timestamp>,
+    /// Key ids that could sign for the two above, and recalls, when they were set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub release_keys: Vec<String>,
 }
 
 /// The newest approval accepted for a region and channel.

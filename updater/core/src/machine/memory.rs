@@ -148,6 +148,7 @@ impl Machine {
     /// in does not matter here.
     pub(super) fn accept_documents(&mut self, now: &Now) {
         let Some((answers, _)) = &self.answers else { return };
+        self.journal.lift_replaced(&answers.documents.release_keys);
         let Some(facts) = &self.facts else { return };
         let inputs = Inputs {
             now,

@@ -69,7 +69,11 @@ impl Region {
 
     /// What a device can fetch at that true time.
     pub fn documents(&self, at: Timestamp) -> Documents {
-        let none = Documents { region_keys: vec![format!("key-{}", self.key)], ..Documents::default() };
+        let none = Documents {
+            region_keys: vec![format!("key-{}", self.key)],
+            release_keys: vec!["release-1".into()],
+            ..Documents::default()
+        };
         if self.weather == Weather::Silent {
             return none;
         }
