@@ -171,7 +171,8 @@ impl Machine {
         }
         self.admitted = false;
         self.enter(Phase::Offered(update), Mood::Plain);
-        self.decide(now, Point::Download, out);
+        // Whoever named a bundle is told about that one, and not given another in its place.
+        self.weigh(now, Point::Download, out);
     }
 
     /// The gate's answer for the update at hand, with the documents at hand.
@@ -183,11 +184,16 @@ impl Machine {
     }
 
     fn decide(&mut self, now: &Now, point: Point, out: &mut Out) {
-        let Some(verdict) = self.verdict(now, point) else { return };
-        let refused = matches!(verdict.decision, Decision::Refuse { .. });
-        if self.superseded(now, refused, out) {
-            return;
+        let refused =
+            self.verdict(now, point).is_some_and(|verdict| matches!(verdict.decision, Decision::Refuse { .. }));
+        if !self.superseded(now, refused, out) {
+            self.weigh(now, point, out);
         }
+    }
+
+    /// Goes on, waits or gives up, as the gate says.
+    fn weigh(&mut self, now: &Now, point: Point, out: &mut Out) {
+        let Some(verdict) = self.verdict(now, point) else { return };
         if let (Some(rollout), Some(update)) = (&verdict.rollout, self.journal.phase.update_mut()) {
             update.rollout = Some(rollout.clone());
         }
