@@ -61,6 +61,12 @@ fn a_bundle_comes_by_a_pipe_or_from_where_only_the_caller_sees_it() {
     world.approve(2, 10_000, "rolling");
     world.start();
     let bundle = fs::read_dir(world.tree().join("bundles")).unwrap().next().unwrap().unwrap().path();
+    // What is left of a refused pipe does not answer for the next one.
+    world.publish(3);
+    let bundles = fs::read_dir(world.tree().join("bundles")).unwrap();
+    let unapproved = bundles.map(|entry| entry.unwrap().path()).find(|path| *path != bundle).unwrap();
+    let refused = world.flipside_piped(&unapproved, &["install", "-"]);
+    assert_eq!(refused.code, REFUSED, "{refused:?}");
     let piped = world.flipside_piped(&bundle, &["install", "-"]);
     assert_eq!(piped.code, OK, "{piped:?}");
     assert_eq!(world.status()["state"], "staged");
@@ -93,6 +99,25 @@ fn a_folder_is_a_slot_too() {
     assert_eq!(checked.code, OK, "{checked:?}");
     assert_eq!(world.status()["state"], "staged");
     assert_eq!(facts(&world.slot_b("rootfs")), facts(&source));
+}
+
+#[test]
+fn a_piped_bundle_is_not_lost_while_its_update_waits_for_its_hour() {
+    let mut world = World::new();
+    world.publish(2);
+    world.approve(2, 10_000, "paused");
+    world.start_with(&["--idle-exit", "1"]);
+    let bundle = fs::read_dir(world.tree().join("bundles")).unwrap().next().unwrap().unwrap().path();
+    let waiting = world.flipside_piped(&bundle, &["install", "-"]);
+    assert!(waiting.err.contains("rollout_paused"), "{waiting:?}");
+    assert_eq!(world.status()["state"], "offered");
+    // Longer than an idle daemon stays; then the region goes on.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    world.approve(2, 10_000, "rolling");
+    let checked = world.flipside(&["check", "--wait"]);
+    assert_eq!(checked.code, OK, "{checked:?}");
+    assert_eq!(world.status()["state"], "staged");
+    world.wait_for_end();
 }
 
 #[test]

@@ -16,8 +16,10 @@ use updater_core::status::{StateName, Status};
 use crate::config::Severity;
 use crate::dbus::announce::{Service, serve};
 use crate::dbus::authorize::Authorizer;
+use crate::dbus::service::needs_source;
 use crate::dbus::{self, Bus};
 use crate::engine::{self, Command, Handle};
+use crate::handed::Handed;
 use crate::store::lock;
 use crate::system::notify::{Notifier, watchdog_interval};
 use crate::system::{chain, log};
@@ -84,6 +86,7 @@ pub async fn run(device: Device, options: Options) -> anyhow::Result<()> {
         tokio::spawn(poster.run());
     }
     let (engine, task) = engine::spawn(device.setup(), seams).await;
+    let kept = handed.clone();
     let service = match &bus {
         Some(_) => {
             let builder = dbus::builder(device.simulated);
@@ -94,7 +97,7 @@ pub async fn run(device: Device, options: Options) -> anyhow::Result<()> {
     // Ready only now: whoever was waiting for us may call at once.
     notifier.ready();
     let end = tokio::select! {
-        end = idle(&engine, service.as_ref(), options.idle_exit) => end,
+        end = idle(&engine, service.as_ref(), &kept, options.idle_exit) => end,
         end = told() => end?,
         () = feed_watchdog(&engine, &notifier) => bail!("the engine does not answer"),
         () = tell_status(&engine, &notifier, bus.as_ref().filter(|_| !device.simulated)) => bail!("the engine has ended"),
@@ -137,7 +140,7 @@ fn authorizer(device: &Device) -> Authorizer {
 }
 
 /// Ends when the engine has nothing to do and nobody has asked for anything for a while.
-async fn idle(engine: &Handle, service: Option<&Service>, quiet: Option<Duration>) -> End {
+async fn idle(engine: &Handle, service: Option<&Service>, handed: &Handed, quiet: Option<Duration>) -> End {
     let Some(quiet) = quiet else { return std::future::pending().await };
     let mut idle = engine.idle.clone();
     loop {
@@ -151,7 +154,10 @@ async fn idle(engine: &Handle, service: Option<&Service>, quiet: Option<Duration
             }
         };
         tokio::select! {
-            () = silence => return End::Idle,
+            // A bundle that only this process can read must not be lost while its update waits for its hour.
+            () = silence => if !(handed.is_held() && needs_source(engine.status.borrow().state)) {
+                return End::Idle;
+            },
             _ = idle.wait_for(|idle| !*idle) => {}
         }
     }

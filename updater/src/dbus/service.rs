@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use updater_core::event::Command;
 use updater_core::release::{Intent, Source};
 use updater_core::slot::SlotId;
+use updater_core::status::StateName;
 use zbus::message::{Flags, Header};
 use zbus::object_server::{ObjectServer, SignalEmitter};
 use zbus::{Connection, Fd, OwnedObjectPath, OwnedVariant, interface};
@@ -79,10 +80,16 @@ impl Updater1 {
         self.authorizer.allow(connection, &call, Action::Install).await?;
         let file = options.remove("file").map(opened).transpose()?;
         let intent = intent(options)?;
-        if let Some(file) = file {
-            self.handed.put(source, file);
+        if file.is_some() && (source.is_empty() || source.contains("://")) {
+            return Err(Refused::new(Reason::Malformed, "option file goes with a path, or - for standard input"));
         }
-        change(&self.engine, Command::Install { source: parse_source(source), intent }).await?;
+        // Before the engine is asked, because it opens the source at once.
+        let before = self.handed.replace(source, file);
+        let accepted = change(&self.engine, Command::Install { source: parse_source(source), intent }).await;
+        if accepted.is_err() {
+            self.handed.restore(before);
+        }
+        accepted?;
         self.begin_job(connection, server).await.map_err(|e| Refused::new(Reason::Internal, e.to_string()))
     }
 
@@ -243,8 +250,13 @@ impl Updater1 {
             server.remove::<Job, _>(job_path(old)?).await?;
         }
         let (status, connection, at) = (self.engine.status.clone(), connection.clone(), path.clone());
+        let handed = self.handed.clone();
         tokio::spawn(async move {
-            let end = job::wait_for_end(status).await;
+            let end = job::wait_for_end(status.clone()).await;
+            // An update that only waits for its hour still needs what came with the request.
+            if !needs_source(status.borrow().state) {
+                handed.clear();
+            }
             ended.send_replace(Some(end.clone()));
             if let Err(e) = announce_end(&connection, &at, &end).await {
                 tracing::debug!(error = %e, "the end of a job could not be announced");
@@ -252,6 +264,13 @@ impl Updater1 {
         });
         Ok(path)
     }
+}
+
+/// Whether an update in this state will read its bundle.
+#[must_use]
+pub fn needs_source(state: StateName) -> bool {
+    use StateName::{Approved, Checking, Offered, Verifying, Writing};
+    matches!(state, Checking | Offered | Approved | Writing | Verifying)
 }
 
 fn job_path(number: u64) -> zbus::Result<OwnedObjectPath> {

@@ -79,9 +79,15 @@ pub async fn open(
             };
             let name = path.display().to_string();
             let failed = |source| FetchError::File { path: name.clone(), source };
+            // Waiting does not bring it back, so this is not what a bad line is.
+            let gone = || Error::SourceGone(name.clone());
             let file = match handed.open(&name).map_err(failed)? {
                 Some(file) => file,
-                None => File::open(&path).map_err(failed)?,
+                None if name == STDIN => return Err(gone()),
+                None => File::open(&path).map_err(|error| match error.kind() {
+                    io::ErrorKind::NotFound => gone(),
+                    _ => failed(error).into(),
+                })?,
             };
             if file.metadata().map_err(failed)?.is_file() {
                 Ok(Access::Ranged(Arc::new(LocalFile::new(&path, file))))

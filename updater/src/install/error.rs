@@ -149,9 +149,9 @@ pub enum Error {
     /// The delta is of no use.
     #[error("the delta")]
     Delta(#[from] DeltaError),
-    /// A pipe can be read once.
-    #[error("the pipe {0} was read already; name it again")]
-    PipeGone(String),
+    /// A pipe can be read once, and a file may go.
+    #[error("{0} can not be opened any more; name it again, what was written counts")]
+    SourceGone(String),
     /// Somebody cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -165,7 +165,7 @@ impl Error {
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Trust(_) | Self::Unknown(_) | Self::PipeGone(_) | Self::Lost(_) => Reason::Internal,
+            Self::Trust(_) | Self::Unknown(_) | Self::SourceGone(_) | Self::Lost(_) => Reason::Internal,
             Self::Fetch(error) => error.reason(),
             Self::Open(error) => error.reason(),
             Self::Read(error) => error.reason(),

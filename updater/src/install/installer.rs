@@ -94,6 +94,12 @@ impl Pipeline {
 
     async fn read_manifest(&self, source: &Source, expected: Option<&ReleaseRef>) -> Result<VerifiedManifest, Error> {
         let expected = expected.map(|release| &release.manifest_sha256);
+        // What came with a request goes before what is left of an earlier one.
+        if let Source::Path(name) = source
+            && self.setup.handed.is_waiting(name)
+        {
+            drop(self.take_pipe(source));
+        }
         let (head, opened) = match self.piped(source, expected)? {
             Some(piped) => piped,
             None => open_bundle(&self.setup, source, expected).await?,

@@ -90,7 +90,7 @@ impl World {
         fs::create_dir_all(self.tree.path().join("bundles")).unwrap();
         fs::rename(&built.path, self.tree.path().join(&file)).unwrap();
         let size = fs::metadata(self.tree.path().join(&file)).unwrap().len();
-        self.releases.push(channel_release(built.release, size, file));
+        self.releases.insert(0, channel_release(built.release, size, file));
         self.write_channel();
     }
 
@@ -120,7 +120,7 @@ impl World {
         let file = format!("{counter}.bundle");
         let built = site::release(&self.tree.path().join(&file), counter, &[("rootfs", ImageKind::Tree, folder)], 1);
         let size = fs::metadata(&built.path).unwrap().len();
-        self.releases.push(channel_release(built.release, size, file));
+        self.releases.insert(0, channel_release(built.release, size, file));
         self.write_channel();
     }
 
