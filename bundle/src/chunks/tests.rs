@@ -47,6 +47,25 @@ fn a_device_knows_its_image_without_the_member() {
     }
 }
 
+/// The cutter of the crate, which makes one chunk after the other and knows nothing of zeros.
+#[test]
+fn chunks_are_those_of_fastcdc() {
+    let (average, mut raw) = (8 << 10, noise(900_000, 3));
+    raw.extend(vec![0; 1_700_001]);
+    raw.extend(noise(300_000, 4));
+    raw.extend(vec![0; 33_000]);
+    for len in [0, 1, 500, 32_768, 900_000, 900_001, 2_000_000, raw.len() - 1, raw.len()] {
+        let mut own = Vec::new();
+        super::cut(&raw[..len], u64::MAX, ChunkMethod::FastCdc(average), |group, records| {
+            own.extend(read_group(&group, records).unwrap().into_iter().map(|chunk| chunk.len as usize));
+        })
+        .unwrap();
+        let average = average as usize;
+        let theirs = fastcdc::v2020::StreamCDC::new(&raw[..len], average / 4, average, average * 4);
+        assert_eq!(own, theirs.map(|chunk| chunk.unwrap().length).collect::<Vec<_>>(), "{len} bytes");
+    }
+}
+
 fn known(member: &[u8], image: &Image) -> KnownChunks {
     let offset = ChunksReader::new(member, image).unwrap().header().chunks_offset() as usize;
     KnownChunks::read(member, &member[offset..], image).unwrap()
