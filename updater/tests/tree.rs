@@ -321,7 +321,7 @@ struct Small(PathBuf);
 impl Small {
     fn new(at: &Path, mib: u32) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
-        let size = format!("size={mib}m");
+        let size = format!("size={mib}m,mode=0755");
         let run = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).status();
         if !(is_root() && run.is_ok_and(|status| status.success())) {
             eprintln!("SKIPPED: a full file system needs the rights of root");
@@ -337,6 +337,25 @@ impl Drop for Small {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
+}
+
+#[tokio::test]
+async fn what_is_mounted_in_or_beside_a_folder_is_not_deleted() {
+    let bench = Bench::new();
+    let (one, two) = (bench.release(1, 100_000), bench.release(2, 100_000));
+    bench.install(&bench.web(&one)).await.unwrap();
+    // In the slot, and in what an interrupted install left beside it.
+    for folder in ["slots/b/rootfs/late", "slots/b/rootfs.flipside-old/late"] {
+        let inside = bench.at(folder);
+        let Some(mount) = Small::new(&inside, 1) else { return };
+        fs::write(inside.join("precious"), b"x").unwrap();
+        let error = bench.install(&bench.web(&two)).await.unwrap_err();
+        assert_eq!(error.reason, Reason::Busy, "{error}");
+        assert!(inside.join("precious").exists(), "{folder}");
+        drop(mount);
+    }
+    bench.install(&bench.web(&two)).await.unwrap();
+    bench.assert_right(&two);
 }
 
 #[tokio::test]

@@ -183,9 +183,12 @@ impl Error {
                 _ => Reason::WriteError,
             },
             Self::Device(_) => Reason::SlotUnknown,
-            Self::Guard(GuardError::NotABlockDevice(_) | GuardError::NotAFolder(_) | GuardError::Shared(..)) => {
-                Reason::SlotUnknown
-            }
+            Self::Guard(
+                GuardError::NotABlockDevice(_)
+                | GuardError::NotAFolder(_)
+                | GuardError::Shared(..)
+                | GuardError::Open(_),
+            ) => Reason::SlotUnknown,
             Self::Guard(_) => Reason::Busy,
             Self::Booted(_) => Reason::SlotUnknown,
             Self::NoPlace { .. } => Reason::Incompatible,

@@ -22,17 +22,21 @@ use bundle::digest::Digest;
 use bundle::manifest::Image;
 use bundle::reason::Reason;
 use bundle::tree::{Owners, PackError, Packing, UnpackError, pack, unpack};
+use nix::fcntl::OFlag;
 use sha2::{Digest as _, Sha256};
 
 use super::error::Error;
 use super::halt::Halt;
 use super::meter::Meter;
 use super::target::Target;
+use crate::slots::folder;
 use crate::slots::guard::{self, GuardError};
 use crate::slots::map::{beside, named};
 
 /// Bytes of the tar that are read at once.
 const PIECE: usize = 256 << 10;
+/// Where the kernel tells its mounts.
+const PROC: &str = "/proc";
 
 /// The names of a folder slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +78,9 @@ impl TreePlace {
             remove(&self.tar)?;
         }
         // What is in it may be secret in the folder: nobody else reads it here either.
-        let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.tar);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+        let opened = options.open(&self.tar);
         let allocated = opened.and_then(|file| file.metadata()).map_err(Error::target("opening", &self.tar))?;
         let have = std::os::unix::fs::MetadataExt::blocks(&allocated).saturating_mul(512);
         let missing = image.size.saturating_mul(2).saturating_sub(have);
@@ -97,6 +103,10 @@ impl TreePlace {
             remove(&self.fresh)?;
             self.make_room()?;
             self.unpack(halt).map_err(|error| self.too_small(image, error))?;
+        }
+        // Flushing can take long, and what stopped us may be followed by another install.
+        if halt.stopped() {
+            return Err(Error::Cancelled);
         }
         self.move_away()?;
         fs::rename(&self.fresh, &self.folder).map_err(Error::target("renaming", &self.fresh))?;
@@ -195,6 +205,7 @@ impl TreePlace {
 
     /// Never half a folder under its name: away first, then removed.
     fn move_away(&self) -> Result<(), Error> {
+        folder::no_mount(&self.folder, Path::new(PROC))?;
         match fs::rename(&self.folder, &self.old) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(Error::target("moving away", &self.folder)),
@@ -205,7 +216,7 @@ impl TreePlace {
         if error.reason() != Reason::NoSpace {
             return error;
         }
-        let _ = remove(&self.fresh);
+        let _ = remove(&self.fresh).and_then(|()| remove(&self.tar));
         let room = guard::free_bytes(self.around()).unwrap_or(0);
         tracing::warn!(error = crate::system::chain(&error), "the folder takes more room than its image");
         Error::TooSmall { image: image.name.clone(), size: image.size, path: self.folder.clone(), room }
@@ -217,10 +228,14 @@ impl TreePlace {
 }
 
 /// Removes a file, a link, or a folder with everything in it; nothing there is well. Links in it are removed, never
-/// followed; that nothing is mounted in it was asked before.
+/// followed. Asked anew each time: a download takes hours, in which somebody may mount something in it, and deleting would
+/// reach into that.
 fn remove(path: &Path) -> Result<(), Error> {
     let removed = match fs::symlink_metadata(path) {
-        Ok(facts) if facts.is_dir() => fs::remove_dir_all(path),
+        Ok(facts) if facts.is_dir() => {
+            folder::no_mount(path, Path::new(PROC))?;
+            fs::remove_dir_all(path)
+        }
         Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     };

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::device::Roots;
@@ -53,7 +54,23 @@ pub fn unused<'a>(folder: &Path, others: impl Iterator<Item = &'a Path>, roots: 
             return Err(GuardError::Shared(folder.to_owned(), other.to_owned()));
         }
     }
-    let mounts = match fs::read_to_string(roots.proc.join("self/mountinfo")) {
+    let around = standing(own.parent().unwrap_or(Path::new("/")));
+    let facts = fs::metadata(around).map_err(look)?;
+    // Not checked for what stands around that: whoever may write there can take the whole away, but not get into it.
+    if ![0, nix::unistd::geteuid().as_raw()].contains(&facts.uid()) || facts.mode() & 0o022 != 0 {
+        return Err(GuardError::Open(around.to_owned()));
+    }
+    no_mount(folder, &roots.proc)
+}
+
+/// Checks that nothing is mounted on, in, or from `folder`, right now; `proc` is where processes are shown.
+///
+/// # Errors
+/// [`GuardError`], naming the mount.
+pub fn no_mount(folder: &Path, proc: &Path) -> Result<(), GuardError> {
+    let look = |error| GuardError::Look(folder.to_owned(), error);
+    let own = real(folder).map_err(look)?;
+    let mounts = match fs::read_to_string(proc.join("self/mountinfo")) {
         Ok(mounts) => mounts,
         // A simulation; the kernel of a device always tells.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -122,6 +139,21 @@ mod tests {
         assert_eq!(check("/data/flipside/b", inner), Some("/data/flipside/b/my dev".into()));
         assert_eq!(check("/data", ""), Some("/data".into()));
         assert_eq!(check("/data/flipside/b", "40 1 254:9 /flipside/b /mnt rw - ext4 /dev/vdb rw\n"), None);
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_around_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots { dev: dir.path().into(), sys: dir.path().into(), proc: dir.path().into() };
+        let check = |mode| {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+            unused(&dir.path().join("slot"), std::iter::empty(), &roots)
+        };
+        check(0o755).unwrap();
+        for open in [0o775, 0o757, 0o1777] {
+            assert!(matches!(check(open), Err(GuardError::Open(_))), "{open:o}");
+        }
     }
 
     #[test]

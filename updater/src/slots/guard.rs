@@ -42,6 +42,9 @@ pub enum GuardError {
     /// The folder is not this image's alone.
     #[error("{0} is, holds, or stands in {1}, which is the place of another image")]
     Shared(PathBuf, PathBuf),
+    /// Somebody else could put a link in the place of the slot.
+    #[error("{0} belongs to others, or others may write in it; a slot needs a folder around it that is root's alone")]
+    Open(PathBuf),
     /// The system could not be asked.
     #[error("looking who uses {0}")]
     Look(PathBuf, #[source] io::Error),
