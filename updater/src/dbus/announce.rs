@@ -32,7 +32,8 @@ pub struct Service {
     announcer: tokio::task::JoinHandle<()>,
 }
 
-/// Serves the engine on the bus at `builder`; files that come with a request go into `handed`. The objects are there before the name is, so nobody can call into a void.
+/// Serves the engine on the bus at `builder`; files that come with a request go into `handed`. The objects are there
+/// before the name is, so nobody can call into a void.
 ///
 /// # Errors
 /// No bus, or the name is taken.

@@ -58,8 +58,8 @@ enum Unusable {
     Install(#[from] Error),
 }
 
-/// Reads the running image, and fetches what is needed to find the new one in it. None, with a line in the log, where
-/// that can not be.
+/// Reads the running image, and fetches what is needed to find the new one in it. None where there is nothing to find,
+/// and, with a line in the log, where that can not be.
 ///
 /// # Errors
 /// [`Error::Fetch`]: the bundle, which all else comes from too, is not to be had.

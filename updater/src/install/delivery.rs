@@ -83,6 +83,8 @@ pub struct Delivery<'a> {
     halt: &'a Halt,
     meter: &'a Meter,
     allowance: Arc<Allowance>,
+    /// What may be in the target: asked before anything of this release is kept here.
+    expect: Expect,
 }
 
 impl<'a> Delivery<'a> {
@@ -90,7 +92,10 @@ impl<'a> Delivery<'a> {
     #[must_use]
     pub fn new(setup: &'a Setup, update: &'a Update, booted: SlotId, halt: &'a Halt, meter: &'a Meter) -> Self {
         let limit = setup.fallback_limit.filter(|_| update.delta.is_some());
-        Self { setup, update, booted, halt, meter, allowance: Arc::new(Allowance::new(limit)) }
+        // Nothing is written before the envelope is kept: where there is none, no install was interrupted.
+        let begun = Spool::new(&setup.releases, update.release.manifest_sha256).manifest().is_ok();
+        let expect = if begun { Expect::Begun } else { Expect::Unknown };
+        Self { setup, update, booted, halt, meter, allowance: Arc::new(Allowance::new(limit)), expect }
     }
 
     /// Makes the target hold the release; everything is flushed. `opened`: a pipe whose head was read.
@@ -98,16 +103,16 @@ impl<'a> Delivery<'a> {
     /// # Errors
     /// The first failure.
     pub async fn run(&self, opened: Option<(Head, Opened)>) -> Result<(), Error> {
-        let mut begun: Option<Begun> = None;
+        let mut begun = None;
         let mut left = Vec::new();
         if let (Source::Urls(_), None) = (&self.update.source, &opened)
             && let Some(delta) = self.delta().await?
         {
-            let start = self.begin(&delta.head)?;
+            let places = self.begin(&delta.head)?;
             for position in 0..delta.head.manifest.images.len() {
-                left.push(self.by_delta(&delta, position, &start).await?);
+                left.push(self.by_delta(&delta, position, &places).await?);
             }
-            begun = Some(start);
+            begun = Some(places);
         }
         if begun.is_some() && left.iter().all(|left| matches!(left, Left::Nothing)) {
             return Ok(());
@@ -119,20 +124,20 @@ impl<'a> Delivery<'a> {
                 unless(self.halt, open_bundle(self.setup, &self.update.source, expected)).await?
             }
         };
-        let begun = match begun {
-            Some(begun) => begun,
+        let places = match begun {
+            Some(places) => places,
             None => self.begin(&head)?,
         };
         left.resize_with(head.manifest.images.len(), || Left::All);
         match opened {
             Opened::Ranged(source) => {
                 for (position, left) in left.into_iter().enumerate() {
-                    self.by_bundle(&head, position, &begun, &source, left).await?;
+                    self.by_bundle(&head, position, &places, &source, left).await?;
                 }
                 Ok(())
             }
             // A thread that waits for a silent pipe can not be woken; it ends with the next byte, or with us.
-            Opened::Stream(stream) => unless(self.halt, self.pass(&head, begun.places, stream)).await,
+            Opened::Stream(stream) => unless(self.halt, self.pass(&head, places, stream)).await,
         }
     }
 
@@ -154,21 +159,18 @@ impl<'a> Delivery<'a> {
     }
 
     /// Finds and checks every place, and forgets what the slot held.
-    fn begin(&self, head: &Head) -> Result<Begun, Error> {
+    fn begin(&self, head: &Head) -> Result<Vec<Found>, Error> {
         let places = self.setup.finder.all(&head.manifest, self.update.target)?;
         self.meter.expect(head.raw_size());
         let releases = &self.setup.releases;
         releases.forget_slot(self.update.target).map_err(Error::spool(Path::new("releases")))?;
-        let spool = Spool::new(releases, head.digest);
-        // Nothing is written before the envelope is kept: where there is none, no install was interrupted.
-        let expect = if spool.manifest().is_ok() { Expect::Begun } else { Expect::Unknown };
-        spool.keep_envelope(&head.envelope)?;
-        Ok(Begun { places, expect })
+        Spool::new(releases, head.digest).keep_envelope(&head.envelope)?;
+        Ok(places)
     }
 
-    async fn by_delta(&self, delta: &Delta, position: usize, begun: &Begun) -> Result<Left, Error> {
+    async fn by_delta(&self, delta: &Delta, position: usize, places: &[Found]) -> Result<Left, Error> {
         let head = &delta.head;
-        let (image, found) = of_position(head, position, &begun.places)?;
+        let (image, found) = of_position(head, position, places)?;
         let (Some((section, patch)), Some(index), Some(file)) =
             (delta.of_image(position), delta.index(position), self.old_image(image))
         else {
@@ -193,7 +195,7 @@ impl<'a> Delivery<'a> {
             old: Some(Old { file, section: Some(section) }),
             plan,
             only: None,
-            expect: begun.expect,
+            expect: self.expect,
             crew: Crew::for_delta(frame_size, section.max_prefix as usize, self.setup.cores),
             frame_size,
         };
@@ -208,11 +210,11 @@ impl<'a> Delivery<'a> {
         &self,
         head: &Head,
         position: usize,
-        begun: &Begun,
+        places: &[Found],
         source: &Arc<dyn RangeSource>,
         left: Left,
     ) -> Result<(), Error> {
-        let (image, found) = of_position(head, position, &begun.places)?;
+        let (image, found) = of_position(head, position, places)?;
         let only = match left {
             Left::Nothing => return Ok(()),
             Left::All => None,
@@ -243,12 +245,12 @@ impl<'a> Delivery<'a> {
         let frame_size = header.frame_size as usize;
         let crew = Crew::for_frames(frame_size, self.setup.cores);
         // What is left was looked at before.
-        let expect = if only.is_some() { Expect::Missing } else { begun.expect };
+        let expect = if only.is_some() { Expect::Missing } else { self.expect };
         let parts = Parts { bundle: Some(bundle), delta: None, old, plan, only, expect, crew, frame_size };
         match self.bring(head, image, found, parts).await? {
             Left::These(frames) => {
                 self.tell_left(image, &frames);
-                Box::pin(self.by_bundle(head, position, begun, source, Left::These(frames))).await
+                Box::pin(self.by_bundle(head, position, places, source, Left::These(frames))).await
             }
             _ => Ok(()),
         }
@@ -346,12 +348,6 @@ impl<'a> Delivery<'a> {
         })
         .await
     }
-}
-
-/// Where everything goes, checked, and what may be there.
-struct Begun {
-    places: Vec<Found>,
-    expect: Expect,
 }
 
 /// What is particular to one way of bringing an image.

@@ -37,7 +37,7 @@ const SAMPLE: u64 = 16;
 /// What is known of the target before it is scanned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
-    /// An interrupted install of this release wrote here: every frame is looked at.
+    /// An interrupted install of this release may have written here: every frame is looked at.
     Begun,
     /// Some other release, or nothing: it is looked at as long as that finds something.
     Unknown,
@@ -110,7 +110,7 @@ struct Feed<'a> {
 }
 
 impl Scan<'_> {
-    /// Looks at every frame; calls `emit` with each request as soon as it is complete, until that says stop (false).
+    /// Looks at the frames, as far as that pays; calls `emit` with each request as soon as it is complete, until that says stop (false).
     ///
     /// # Errors
     /// [`Error`] when the target or the index can not be read, or zeros can not be written.
