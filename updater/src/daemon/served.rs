@@ -113,7 +113,12 @@ pub(super) struct Tag {
 impl Served {
     /// The approval of one mirror. One that it still calls by the stored copy's name is that copy, seen just now.
     async fn fetch_approval(&self, base: &str, region: &str, channel: &str) -> Result<Envelope, (String, FetchError)> {
-        let at = format!("{base}/approvals/{region}/{channel}.dsse.json");
+        // The file itself, where somebody carries just that: on a stick, for instance.
+        let at = if base.ends_with(".dsse.json") {
+            base.to_owned()
+        } else {
+            format!("{base}/approvals/{region}/{channel}.dsse.json")
+        };
         let location = Location::parse(&at).map_err(|e| (at.clone(), e))?;
         let stored = read(&self.stored(region, channel)).ok().flatten();
         let tag: Option<Tag> = fs::read(self.tag_file()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -180,7 +185,12 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 }
 
 fn is_missing(error: &FetchError) -> bool {
-    matches!(error, FetchError::Status { status: 404 | 410, .. })
+    match error {
+        FetchError::Status { status: 404 | 410, .. } => true,
+        // A medium that is not plugged in.
+        FetchError::File { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    }
 }
 
 fn failed(at: &str, error: &FetchError) -> DocumentError {
@@ -231,6 +241,19 @@ mod tests {
         assert_eq!((found[0].bytes.as_slice(), found[0].live), (b"document".as_slice(), false));
         let (found, _) = served.approvals("../../etc", "passwd", false).await;
         assert!(found.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_approval_comes_on_a_medium_as_a_folder_or_as_the_file_alone() {
+        let (stick, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(stick.path().join("eu-west.dsse.json"), b"carried").unwrap();
+        let file = stick.path().join("eu-west.dsse.json").display().to_string();
+        let places = vec!["/media/not-plugged-in".into(), file.clone(), format!("file://{file}")];
+        let served = Served { approvals: places, ..served(stick.path(), state.path()) };
+        let (found, failures) = served.approvals("eu-west", "stable", true).await;
+        assert!(found.len() == 2 && found.iter().all(|each| each.live && each.bytes == b"carried"));
+        assert_eq!(failures.len(), 1);
+        assert_eq!(failures[0].reason, Reason::ApprovalMissing);
     }
 
     /// A server that calls its approval `"v1"`; gives the requests it saw.
