@@ -65,8 +65,20 @@ impl FrameDecoder {
 
     fn fill(&mut self, record: &FrameRecord, stored: &[u8], out: &mut Vec<u8>) -> Result<(), FrameError> {
         out.clear();
+        out.resize(record.raw_len as usize, 0);
+        self.decode_into(record, stored, out)
+    }
+
+    /// The same into memory of exactly the frame's length, for whoever needs it in a certain place.
+    ///
+    /// # Errors
+    /// When anything does not match; what `out` holds then is not to be used.
+    pub fn decode_into(&mut self, record: &FrameRecord, stored: &[u8], out: &mut [u8]) -> Result<(), FrameError> {
+        if out.len() != record.raw_len as usize {
+            return Err(FrameError::Raw);
+        }
         if record.zero {
-            out.resize(record.raw_len as usize, 0);
+            out.fill(0);
             return check_raw(record, out);
         }
         if stored.len() != record.stored_len as usize || Digest::of(stored) != record.stored_sha256 {
@@ -76,7 +88,7 @@ impl FrameDecoder {
         if zstd_safe::find_frame_compressed_size(stored) != Ok(stored.len()) {
             return Err(FrameError::Zstd("not exactly one zstd frame"));
         }
-        decompress(&mut self.context, stored, record.raw_len as usize, out)?;
+        decompress_into(&mut self.context, stored, out)?;
         check_raw(record, out)
     }
 }
@@ -91,9 +103,12 @@ pub(crate) fn decompress(
     out.clear();
     // The allocator may round up, and zstd fills whatever capacity it is shown: so it is shown a slice.
     out.resize(len, 0);
-    let written = context.decompress(out.as_mut_slice(), stored);
-    match written {
-        Ok(written) if written == len => Ok(()),
+    decompress_into(context, stored, out)
+}
+
+fn decompress_into(context: &mut DCtx<'_>, stored: &[u8], out: &mut [u8]) -> Result<(), FrameError> {
+    match context.decompress(out, stored) {
+        Ok(written) if written == out.len() => Ok(()),
         Ok(_) => Err(FrameError::Zstd("shorter than stated")),
         Err(code) => {
             let _ = context.reset(ResetDirective::SessionOnly);

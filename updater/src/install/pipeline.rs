@@ -54,8 +54,11 @@ impl Crew {
     /// As many as memory allows for frames of this size, on `cores` cores.
     #[must_use]
     pub fn for_frames(frame_size: usize, cores: usize) -> Self {
-        let threads = (WORK_BUDGET / frame_size.max(1)).clamp(1, cores.clamp(1, 4));
-        Self { fetchers: (FETCH_BUDGET / frame_size.max(1)).clamp(1, 6), writers: threads, scanners: threads }
+        let most = WORK_BUDGET / frame_size.max(1);
+        let cores = cores.clamp(1, 4);
+        // One writer more than cores: while it waits for the device, another decodes.
+        let writers = most.clamp(1, (cores + 1).min(4));
+        Self { fetchers: (FETCH_BUDGET / frame_size.max(1)).clamp(1, 6), writers, scanners: most.clamp(1, cores) }
     }
 
     /// The same where recipes gather prefixes of at most `prefix` bytes.
@@ -306,7 +309,7 @@ mod tests {
 
     #[test]
     fn large_frames_get_a_small_crew() {
-        assert_eq!(Crew::for_frames(1 << 20, 2), Crew { fetchers: 4, writers: 2, scanners: 2 });
+        assert_eq!(Crew::for_frames(1 << 20, 2), Crew { fetchers: 4, writers: 3, scanners: 2 });
         assert_eq!(Crew::for_frames(4 << 20, 8), Crew { fetchers: 1, writers: 1, scanners: 1 });
         assert_eq!(Crew::for_frames(256 << 10, 16), Crew { fetchers: 6, writers: 4, scanners: 4 });
         assert_eq!(Crew::for_delta(1 << 20, 4 << 20, 8).writers, 2);

@@ -53,7 +53,9 @@ pub struct Old {
 pub struct Writer {
     decoder: FrameDecoder,
     patcher: Patcher,
+    /// What was made here rather than decoded, on its way to `new`.
     raw: Vec<u8>,
+    /// The frame, where the device can be written from.
     new: Buffer,
     old: Buffer,
     comparing: Arc<Comparing>,
@@ -73,7 +75,8 @@ impl Writer {
     /// # Errors
     /// [`Decoded::Frame`] before anything was written, [`Decoded::Io`] otherwise.
     pub fn place(&mut self, io: &dyn SlotIo, frame: &Frame, stored: &[u8]) -> Result<u64, Decoded> {
-        self.decoder.decode(&frame.record, stored, &mut self.raw).map_err(Decoded::Frame)?;
+        let new = self.new.get_mut(frame.record.raw_len as usize);
+        self.decoder.decode_into(&frame.record, stored, new).map_err(Decoded::Frame)?;
         self.write(io, frame).map_err(Decoded::Io)
     }
 
@@ -93,6 +96,7 @@ impl Writer {
             return self.place(io, frame, stored);
         }
         self.make(task, stored, old).map_err(Decoded::Way)?;
+        self.new.get_mut(self.raw.len()).copy_from_slice(&self.raw);
         self.write(io, frame).map_err(Decoded::Io)
     }
 
@@ -111,20 +115,20 @@ impl Writer {
         }
     }
 
-    /// Makes the target hold what was made.
+    /// Makes the target hold what is in `new`.
     fn write(&mut self, io: &dyn SlotIo, frame: &Frame) -> std::io::Result<u64> {
-        self.new.get_mut(self.raw.len()).copy_from_slice(&self.raw);
         if self.comparing.pays() { self.write_differing(io, frame) } else { self.write_all(io, frame) }
     }
 
     fn write_all(&self, io: &dyn SlotIo, frame: &Frame) -> std::io::Result<u64> {
-        write_full(io, self.new.get(self.raw.len()), frame.raw_offset)?;
-        Ok(self.raw.len() as u64)
+        let new = self.new.get(frame.record.raw_len as usize);
+        write_full(io, new, frame.raw_offset)?;
+        Ok(new.len() as u64)
     }
 
     /// Writes only the blocks that differ, small gaps included.
     fn write_differing(&mut self, io: &dyn SlotIo, frame: &Frame) -> std::io::Result<u64> {
-        let new = self.new.get(self.raw.len());
+        let new = self.new.get(frame.record.raw_len as usize);
         // Start and end, within the frame, of the piece that waits to be written.
         let mut pending: Option<(usize, usize)> = None;
         let (mut written, mut equal) = (0, 0);
