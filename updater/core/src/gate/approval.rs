@@ -5,7 +5,7 @@ use bundle::reason::Reason;
 
 use super::{Inputs, Lines};
 use crate::event::SeenApproval;
-use crate::journal::ApprovalFloor;
+use crate::journal::{ApprovalFloor, all_may_sign};
 use crate::policy::Policy;
 
 /// A no with a sentence.
@@ -31,13 +31,7 @@ pub fn key(policy: &Policy) -> String {
 #[must_use]
 pub fn floor<'a>(inputs: &Inputs<'a>) -> Option<&'a ApprovalFloor> {
     let floor = inputs.journal.floor.approvals.get(&key(inputs.policy))?;
-    still_counts(floor, &inputs.documents.region_keys).then_some(floor)
-}
-
-/// Whether every key that could approve when the floor was set still may. `now` empty: the shell could not say.
-#[must_use]
-pub fn still_counts(floor: &ApprovalFloor, now: &[String]) -> bool {
-    now.is_empty() || floor.keys.iter().all(|key| now.contains(key))
+    all_may_sign(&floor.keys, &inputs.documents.region_keys).then_some(floor)
 }
 
 /// The newest of those that are for us and not below the floor; expiry and age are not looked at.

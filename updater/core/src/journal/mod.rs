@@ -90,13 +90,19 @@ impl Journal {
         if now.is_empty() {
             return;
         }
-        if !self.floor.release_keys.iter().all(|key| now.contains(key)) {
+        if !all_may_sign(&self.floor.release_keys, now) {
             self.floor.channels.clear();
             self.floor.signed_time = None;
             self.recalls = Recalls::default();
         }
         self.floor.release_keys = now.to_vec();
     }
+}
+
+/// Whether every key that could sign then still may; `now` empty: the shell could not say.
+#[must_use]
+pub fn all_may_sign(then: &[String], now: &[String]) -> bool {
+    now.is_empty() || then.iter().all(|key| now.contains(key))
 }
 
 /// Where an update stands.

@@ -172,7 +172,9 @@ impl Machine {
         self.admitted = false;
         self.enter(Phase::Offered(update), Mood::Plain);
         // Whoever named a bundle is told about that one, and not given another in its place.
-        self.weigh(now, Point::Download, out);
+        if let Some(verdict) = self.verdict(now, Point::Download) {
+            self.obey(now, Point::Download, verdict, out);
+        }
     }
 
     /// The gate's answer for the update at hand, with the documents at hand.
@@ -184,16 +186,15 @@ impl Machine {
     }
 
     fn decide(&mut self, now: &Now, point: Point, out: &mut Out) {
-        let refused =
-            self.verdict(now, point).is_some_and(|verdict| matches!(verdict.decision, Decision::Refuse { .. }));
+        let Some(verdict) = self.verdict(now, point) else { return };
+        let refused = matches!(verdict.decision, Decision::Refuse { .. });
         if !self.superseded(now, refused, out) {
-            self.weigh(now, point, out);
+            self.obey(now, point, verdict, out);
         }
     }
 
     /// Goes on, waits or gives up, as the gate says.
-    fn weigh(&mut self, now: &Now, point: Point, out: &mut Out) {
-        let Some(verdict) = self.verdict(now, point) else { return };
+    fn obey(&mut self, now: &Now, point: Point, verdict: Verdict, out: &mut Out) {
         if let (Some(rollout), Some(update)) = (&verdict.rollout, self.journal.phase.update_mut()) {
             update.rollout = Some(rollout.clone());
         }
