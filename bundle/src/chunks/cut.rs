@@ -76,23 +76,20 @@ pub fn cut(input: impl Read, size: u64, method: Method, group: impl FnMut(Group,
         Method::FastCdc(average) => average as usize * 4,
         Method::Blocks(len) => len as usize,
     };
-    // What the method makes of nothing but zeros: found once, because images are full of them.
-    let mut of_zeros = None;
     loop {
         let ahead = window.ahead(largest)?;
         if ahead.is_empty() {
             break;
         }
         let zero = ahead.len() == largest && is_zero(ahead);
-        let len = match (method, of_zeros) {
+        let len = match (method, cutter.zeros) {
             (Method::Blocks(_), _) => ahead.len(),
-            (Method::FastCdc(_), Some(len)) if zero => len,
+            (Method::FastCdc(_), Some((len, _))) if zero => len,
             (Method::FastCdc(average), _) => {
                 let average = average as usize;
                 FastCDC::new(ahead, average / 4, average, largest).cut(0, ahead.len()).1
             }
         };
-        of_zeros = of_zeros.or(zero.then_some(len));
         let len = len.clamp(1, ahead.len());
         cutter.chunk(ahead.get(..len).unwrap_or_default(), zero);
         window.start += len;
@@ -128,20 +125,17 @@ struct Cutter<F> {
     group: F,
     records: Vec<u8>,
     raw_len: u32,
-    /// Length and digest of the last chunk of zeros.
+    /// Length and digest of what the method makes of nothing but zeros: found once, because images are full of them.
     zeros: Option<(usize, Digest)>,
 }
 
 impl<F: FnMut(Group, &[u8])> Cutter<F> {
     fn chunk(&mut self, content: &[u8], zero: bool) {
-        let digest = match self.zeros {
-            Some((len, digest)) if zero && len == content.len() => digest,
-            _ => Digest::of(content),
+        let digest = if zero {
+            self.zeros.get_or_insert_with(|| (content.len(), Digest::of(content))).1.0
+        } else {
+            Digest::of(content).0
         };
-        if zero {
-            self.zeros = Some((content.len(), digest));
-        }
-        let digest = digest.0;
         let address = digest.first_chunk().copied().unwrap_or_default();
         let chunk = Chunk { len: content.len() as u32, address };
         self.records.extend_from_slice(&chunk.to_bytes());
