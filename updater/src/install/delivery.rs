@@ -256,12 +256,14 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// The running slot's image of the same name, if it has one. A folder is none: its tar is not kept.
+    /// Where the running slot has the image of the same name, if it does. A folder is none: its tar is not kept.
+    fn old_place(&self, image: &Image) -> Option<Found> {
+        self.setup.finder.one(image, self.booted).ok().filter(|found| !matches!(found, Found::Tree(_)))
+    }
+
+    /// The running slot's image of the same name, if it has one.
     fn old_image(&self, image: &Image) -> Option<File> {
-        match self.setup.finder.one(image, self.booted).ok()? {
-            Found::Tree(_) => None,
-            found => File::open(found.path()).ok(),
-        }
+        File::open(self.old_place(image)?.path()).ok()
     }
 
     async fn addresses(
@@ -272,9 +274,8 @@ impl<'a> Delivery<'a> {
         bundle: &Member,
     ) -> Result<Option<(addresses::Addresses, File)>, Error> {
         let place = head.layout.member(MemberKind::Chunks, position);
-        let (Some(place), Some(file)) = (place, self.old_image(image)) else { return Ok(None) };
-        let old = self.setup.finder.one(image, self.booted).and_then(|found| place::open_read_only(&found));
-        let Ok(old) = old else { return Ok(None) };
+        let (Some(place), Some(found)) = (place, self.old_place(image)) else { return Ok(None) };
+        let (Ok(old), Ok(file)) = (place::open_read_only(&found), File::open(found.path())) else { return Ok(None) };
         let spool = Spool::new(&self.setup.releases, head.digest);
         let getting = addresses::get(image, old, (bundle, place), self.setup.patience, &spool, self.halt, self.meter);
         Ok(unless(self.halt, getting).await?.map(|addresses| (addresses, file)))
