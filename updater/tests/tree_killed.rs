@@ -11,22 +11,16 @@
 mod common;
 
 use std::fs;
-use std::hash::{BuildHasher as _, Hasher as _};
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bundle::digest::Digest;
 use bundle::manifest::ImageKind;
 use common::folder::{facts, system};
-use common::held::{frames, held, kill_after, needless};
+use common::held::{Job, frames, held, kill_after, missing, needless, random};
 use common::server::Server;
-use common::site::{self, HASTY, hasty_http};
-use tokio::sync::watch;
-use updater::seams::{Cancel, Installer as _};
+use common::site;
 use updater::slots::Place;
-use updater_core::release::Source;
 
 const KILLS: u32 = 20;
 /// What a new start may cost: the head of the bundle.
@@ -35,14 +29,7 @@ const AGAIN: u64 = 1 << 20;
 /// Not a test of its own: the process that is killed.
 #[tokio::test]
 async fn child() {
-    let Ok(job) = std::env::var("FLIPSIDE_TEST_CHILD") else { return };
-    let [state, folder, url, release]: [&str; 4] = job.split('\n').collect::<Vec<_>>().try_into().unwrap();
-    let place = Place::Tree(folder.into());
-    let pipeline = site::pipeline(Path::new(state), &[("rootfs", place)], &hasty_http(), HASTY);
-    let (sink, _seen) = watch::channel(None);
-    let request = site::request(&serde_json::from_str(release).unwrap(), Source::Urls(vec![url.to_owned()]));
-    pipeline.install(&request, &sink, &Cancel::new()).await.unwrap();
-    pipeline.verify(&request, &sink, &Cancel::new()).await.unwrap();
+    common::held::child(|target| Place::Tree(target.into())).await;
 }
 
 fn digest(folder: &Path, mtime: u64) -> Option<Digest> {
@@ -62,30 +49,17 @@ fn killed_again_and_again_it_is_whole_or_not_there_and_nothing_is_fetched_twice(
     let (image, mtime) = (release.manifest.images[0].sha256, release.manifest.mtime());
     let whole = [digest(&target, mtime).unwrap(), image];
     let (frames, server, tar) = (frames(&release), Server::new(www), dir.path().join("slot/rootfs.flipside-tar"));
-    let job = [
-        dir.path().join("state").display().to_string(),
-        target.display().to_string(),
-        server.url("x.bundle"),
-        serde_json::to_string(&release.release).unwrap(),
-    ]
-    .join("\n");
-    let start = || {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "child"]).env("FLIPSIDE_TEST_CHILD", &job).stdout(Stdio::null()).process_group(0);
-        command.spawn().unwrap()
-    };
-    let random = |below: u64| std::hash::RandomState::new().build_hasher().finish() % below.max(1);
+    let job = Job::new(&dir.path().join("state"), &target, server.url("x.bundle"), &release);
     let (mut had, mut kills, mut worst, mut swaps) = (vec![false; frames.len()], 0, 0, 0);
     // How long a run takes depends on the machine; a run that ended says it.
     let mut longest = 100;
     for round in 0..6 * KILLS {
-        let missing: u64 =
-            frames.iter().zip(&had).filter(|(_, had)| !**had).map(|(f, _)| f.stored.1 - f.stored.0).sum();
+        let missing = missing(&frames, &had);
         // The first half while it is fetched, the rest at any time after: in the unpacking and in the read-back.
         let alive = if round < KILLS / 2 {
-            kill_after(start(), &server, random(2 * missing / u64::from(KILLS / 2 - round)))
+            kill_after(job.start(), &server, random(2 * missing / u64::from(KILLS / 2 - round)))
         } else {
-            let (mut child, begun) = (start(), Instant::now());
+            let (mut child, begun) = (job.start(), Instant::now());
             let until = begun + Duration::from_millis(random(longest));
             while child.try_wait().unwrap().is_none() && Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(1));
@@ -111,7 +85,7 @@ fn killed_again_and_again_it_is_whole_or_not_there_and_nothing_is_fetched_twice(
             had = vec![false; frames.len()];
         }
     }
-    assert!(start().wait().unwrap().success());
+    assert!(job.start().wait().unwrap().success());
     assert_eq!(facts(&target), facts(&source));
     assert_eq!(digest(&target, mtime), Some(image));
     assert_eq!(fs::read_dir(dir.path().join("slot")).unwrap().count(), 1, "nothing is left beside it");

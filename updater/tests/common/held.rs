@@ -1,15 +1,57 @@
-//! What an interrupted install left on the device, and what was fetched although it was there.
+//! An install as a process that is killed, what it left on the device, and what was fetched although it was there.
 
 use std::fs::File;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bundle::digest::Digest;
+use tokio::sync::watch;
+use updater::seams::{Cancel, Installer as _};
+use updater::slots::Place;
+use updater_core::release::Source;
 
 use super::server::Server;
-use super::site::Release;
+use super::site::{self, HASTY, Release, hasty_http};
+
+/// How the process that is killed is told what to do.
+const JOB: &str = "FLIPSIDE_TEST_CHILD";
+
+/// The process that is killed: installs and reads back. To be called by a test named `child`, which is none of its own.
+pub async fn child(place: impl FnOnce(&str) -> Place) {
+    let Ok(job) = std::env::var(JOB) else { return };
+    let [state, target, url, release]: [&str; 4] = job.split('\n').collect::<Vec<_>>().try_into().unwrap();
+    let pipeline = site::pipeline(Path::new(state), &[("rootfs", place(target))], &hasty_http(), HASTY);
+    let (sink, _seen) = watch::channel(None);
+    let request = site::request(&serde_json::from_str(release).unwrap(), Source::Urls(vec![url.to_owned()]));
+    pipeline.install(&request, &sink, &Cancel::new()).await.unwrap();
+    pipeline.verify(&request, &sink, &Cancel::new()).await.unwrap();
+}
+
+/// What `child` does.
+pub struct Job(String);
+
+impl Job {
+    pub fn new(state: &Path, target: &Path, url: String, release: &Release) -> Self {
+        let release = serde_json::to_string(&release.release).unwrap();
+        Self([state.display().to_string(), target.display().to_string(), url, release].join("\n"))
+    }
+
+    /// Starts it in a process of its own.
+    pub fn start(&self) -> Child {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "child"]).env(JOB, &self.0).stdout(Stdio::null()).process_group(0);
+        command.spawn().unwrap()
+    }
+}
+
+/// Some number below that, another one each time.
+pub fn random(below: u64) -> u64 {
+    std::hash::RandomState::new().build_hasher().finish() % below.max(1)
+}
 
 /// One frame: where it is in the bundle and in the image.
 pub struct Frame {
@@ -46,6 +88,11 @@ pub fn held(frames: &[Frame], device: &Path) -> Vec<bool> {
             device.read_exact_at(&mut buffer, frame.raw.0).is_ok() && Digest::of(&buffer) == frame.sha256
         })
         .collect()
+}
+
+/// Stored bytes of the frames that the device does not hold.
+pub fn missing(frames: &[Frame], held: &[bool]) -> u64 {
+    frames.iter().zip(held).filter(|(_, held)| !**held).map(|(frame, _)| frame.stored.1 - frame.stored.0).sum()
 }
 
 /// Bytes that went out although the device had them, head included.
