@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::fault::Fault;
+use super::fault::{Fault, TAMPER_EVERY};
 use super::reports;
 use super::request::{self, MAX_HEAD, Part, Request};
 use super::{Shared, TICK, lock};
@@ -262,11 +262,12 @@ fn drip_piece(fault: Option<Fault>) -> usize {
     }
 }
 
+/// Flips a bit wherever the chunk, which begins at `offset` of the file, holds one of the bytes meant.
 fn tamper(fault: Option<Fault>, chunk: &mut [u8], offset: u64) {
-    if let Some(Fault::Tamper(at)) = fault
-        && let Some(index) = at.checked_sub(offset).and_then(|i| usize::try_from(i).ok())
-        && let Some(byte) = chunk.get_mut(index)
-    {
-        *byte ^= 1;
+    let Some(Fault::Tamper(from)) = fault else { return };
+    for (byte, at) in chunk.iter_mut().zip(offset..) {
+        if at >= from && (at - from).is_multiple_of(TAMPER_EVERY) {
+            *byte ^= 1;
+        }
     }
 }

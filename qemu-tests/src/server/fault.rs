@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Bytes between two that [`Fault::Tamper`] flips.
+pub(super) const TAMPER_EVERY: u64 = 64 << 10;
+
 /// One way to misbehave. Byte counts are of the body sent in one response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -14,7 +17,7 @@ pub enum Fault {
     Truncate(u64),
     /// Send at most this many bytes each second.
     Drip(u64),
-    /// Flip a bit of the byte at this offset of the *file*.
+    /// From this offset of the *file* on, flip a bit every 64 KiB: whatever part is asked for, it is wrong.
     Tamper(u64),
     /// Answer with this status and no useful body; 429 and 503 carry `Retry-After: 2`.
     Status(u16),
