@@ -55,6 +55,26 @@ fn a_release_is_staged_switched_to_and_confirmed() {
 }
 
 #[test]
+fn a_switch_that_the_region_stops_is_refused_to_whoever_ordered_it() {
+    let mut world = World::new();
+    world.publish(2);
+    world.approve(2, 10_000, "rolling");
+    world.start();
+    assert_eq!(world.flipside(&["check", "--wait"]).code, OK);
+    world.approve(2, 10_000, "paused");
+    assert_eq!(world.flipside(&["check", "--wait"]).code, OK, "staged is as far as it goes by itself");
+    let refused = world.flipside(&["activate"]);
+    assert_eq!(refused.code, REFUSED, "{refused:?}");
+    assert!(refused.err.contains("rollout_paused"), "{refused:?}");
+    assert_eq!(world.status()["state"], "staged");
+    world.approve(2, 10_000, "rolling");
+    assert_eq!(world.flipside(&["check", "--wait"]).code, OK);
+    assert_eq!(world.status()["state"], "armed", "what was ordered happens when it may");
+    assert_eq!(world.flipside(&["reboot"]).code, OK);
+    world.wait_for_end();
+}
+
+#[test]
 fn a_bundle_comes_by_a_pipe_or_from_where_only_the_caller_sees_it() {
     let mut world = World::new();
     world.publish(2);

@@ -68,9 +68,16 @@ pub enum Command {
     Activate {
         /// `a` or `b`; without it: the one that is not running
         slot: Option<String>,
+        /// Do not wait for the end
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Restart into the slot that was switched to
-    Reboot,
+    Reboot {
+        /// Do not wait for the end
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Check the health of the running, unconfirmed system now, and keep it when it is well
     Confirm {
         /// In the boot sequence: wait until the running system is confirmed, or is not

@@ -12,9 +12,10 @@ use updater_core::status::{Explanation, Status};
 use super::args::{Args, Command};
 use super::bar::Bar;
 use super::exit::{Exit, Failed};
+use super::follow::{self, Goal};
 use super::output::{Output, note};
 use super::text::Reader;
-use super::{config, follow, history, read, selftest, sim, status};
+use super::{config, history, read, selftest, sim, status};
 use crate::daemon::{self, device::Device};
 use crate::dbus::client::{Client, ClientError};
 use crate::install::access::STDIN;
@@ -63,8 +64,8 @@ pub async fn run(args: Args, output: &Output) -> Result<Exit, Failed> {
             let options = [("activate", activate), ("reboot", reboot), ("force", force)];
             install(&place, source, &options, !no_wait, output).await
         }
-        Command::Activate { slot } => activate(&place, slot, output).await,
-        Command::Reboot => change(&place, "Reboot", &[], "Restarting.", output).await,
+        Command::Activate { slot, no_wait } => activate(&place, slot, !no_wait, output).await,
+        Command::Reboot { no_wait } => reboot(&place, !no_wait, output).await,
         Command::Confirm { boot: true } => confirm_boot(&place, output).await,
         Command::Confirm { boot: false } => confirm(&place, output).await,
         Command::Rollback { reason } => {
@@ -195,7 +196,7 @@ fn opened(source: String) -> Result<(String, Option<File>), Failed> {
     Ok((path.to_string_lossy().into_owned(), Some(file)))
 }
 
-async fn activate(place: &Place, slot: Option<String>, output: &Output) -> Result<Exit, Failed> {
+async fn activate(place: &Place, slot: Option<String>, wait: bool, output: &Output) -> Result<Exit, Failed> {
     let client = place.client().await?;
     let slot = match slot {
         Some(slot) => slot,
@@ -205,7 +206,22 @@ async fn activate(place: &Place, slot: Option<String>, output: &Output) -> Resul
         }
     };
     client.change("Activate", &[&slot]).await?;
-    output.done(&format!("Switching to slot {slot}; `flipside status` tells when it restarts."));
+    if wait {
+        follow::switch(&client, Goal::Armed).await?;
+        output.done(&format!("The next boot is of slot {slot}; `flipside status` tells when it restarts."));
+    } else {
+        output.done(&format!("Switching to slot {slot}; `flipside status` tells how far it is."));
+    }
+    Ok(Exit::Ok)
+}
+
+async fn reboot(place: &Place, wait: bool, output: &Output) -> Result<Exit, Failed> {
+    let client = place.client().await?;
+    client.change("Reboot", &[]).await?;
+    if wait {
+        follow::switch(&client, Goal::Restarting).await?;
+    }
+    output.done("Restarting.");
     Ok(Exit::Ok)
 }
 

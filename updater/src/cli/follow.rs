@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bundle::reason::Reason;
-use updater_core::status::{Problem, StateName, Status};
+use updater_core::facts::SlotBoot;
+use updater_core::status::{Problem, RESTARTING, StateName, Status};
 
 use super::bar::Bar;
 use super::exit::{Exit, Failed, exit_of};
@@ -44,6 +45,41 @@ fn rest(status: &Status) -> Rest {
             Rest::Held(problem.clone())
         }
         _ => Rest::Well,
+    }
+}
+
+/// How far a switch is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// The boot loader will try the other slot.
+    Armed,
+    /// The restart is on its way.
+    Restarting,
+}
+
+/// Whether a switch that an operator ordered got there, or what keeps it; none while it is under way.
+fn switched(status: &Status, goal: Goal) -> Option<Result<(), Problem>> {
+    let boot = status.target.map(|slot| status.slots.get(slot).boot);
+    let armed = status.state == StateName::Armed && matches!(boot, Some(SlotBoot::Trying { left: 1.., .. }));
+    let restarting = status.operation.as_deref() == Some(RESTARTING);
+    if armed && (goal == Goal::Armed || restarting) {
+        return Some(Ok(()));
+    }
+    if status.operation.is_some() {
+        return None;
+    }
+    match (&status.waiting, status.state) {
+        (Some(problem), _) => Some(Err(problem.clone())),
+        // The restart was accepted a moment ago.
+        (None, StateName::Armed) if armed => Some(Ok(())),
+        // The boot loader could not be written; it is tried again.
+        (None, StateName::Armed) => None,
+        (None, _) => Some(Err(status.last_error.clone().unwrap_or(Problem {
+            reason: Reason::Cancelled,
+            detail: "the switch was taken back".to_owned(),
+            at: None,
+            until: None,
+        }))),
     }
 }
 
@@ -96,6 +132,19 @@ pub async fn check(client: &Client, bar: &mut Bar) -> Result<Status, Failed> {
             Err(Failed::because(problem.reason, problem.detail))
         }
         _ => Ok(status),
+    }
+}
+
+/// Waits until a switch got as far as `goal`.
+///
+/// # Errors
+/// What keeps it, or no daemon.
+pub async fn switch(client: &Client, goal: Goal) -> Result<(), Failed> {
+    let end = watch(client, &mut Bar::Silent, async |status| Ok(switched(status, goal))).await;
+    match end {
+        // Bus and daemon go down with the system.
+        Err(failed) if failed.exit == Exit::NoDaemon && goal == Goal::Restarting => Ok(()),
+        end => end?.map_err(|problem| Failed::because(problem.reason, problem.detail)),
     }
 }
 
@@ -158,6 +207,34 @@ pub async fn forever(client: &Client, mut show: impl FnMut(&Status)) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use updater_core::slot::SlotId;
+
+    #[test]
+    fn a_switch_ends_armed_restarting_or_held() {
+        let mut status = crate::dbus::testing::status();
+        status.state = StateName::Staged;
+        status.target = Some(SlotId::B);
+        status.operation = Some("asking for approval".into());
+        assert_eq!(switched(&status, Goal::Armed), None);
+        let problem = Problem { reason: Reason::ApprovalStale, detail: "x".into(), at: None, until: None };
+        status.waiting = Some(problem.clone());
+        assert_eq!(switched(&status, Goal::Armed), None, "an older answer");
+        status.operation = None;
+        assert_eq!(switched(&status, Goal::Armed), Some(Err(problem.clone())));
+        status.waiting = None;
+        assert!(switched(&status, Goal::Armed).unwrap().is_err(), "taken back");
+        // Noted in the journal, and not yet in the boot loader.
+        status.state = StateName::Armed;
+        status.slots.b.boot = SlotBoot::Empty;
+        assert_eq!(switched(&status, Goal::Armed), None);
+        status.slots.b.boot = SlotBoot::Trying { left: 3, done: 0 };
+        assert_eq!(switched(&status, Goal::Armed), Some(Ok(())));
+        status.waiting = Some(Problem { reason: Reason::WindowClosed, ..problem });
+        assert_eq!(switched(&status, Goal::Armed), Some(Ok(())));
+        assert!(switched(&status, Goal::Restarting).unwrap().is_err());
+        status.operation = Some(RESTARTING.into());
+        assert_eq!(switched(&status, Goal::Restarting), Some(Ok(())));
+    }
 
     #[test]
     fn rest_is_told_from_work() {

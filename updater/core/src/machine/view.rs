@@ -11,7 +11,9 @@ use crate::journal::Phase;
 use crate::now::Now;
 use crate::release::Intent;
 use crate::slot::{PerSlot, SlotId};
-use crate::status::{ExplainLine, Explanation, Finding, Problem, STATUS_FORMAT, SlotStatus, StateName, Status};
+use crate::status::{
+    ExplainLine, Explanation, Finding, Problem, RESTARTING, STATUS_FORMAT, SlotStatus, StateName, Status,
+};
 
 /// Sleeps shorter than this are waited out; over a longer one the daemon leaves and a timer starts it again.
 const WORTH_STAYING: Duration = Duration::from_secs(600);
@@ -170,6 +172,6 @@ const fn operation(what: Ordered) -> &'static str {
         Ordered::Confirm => "confirming",
         Ordered::Reject | Ordered::RejectOther => "rejecting",
         Ordered::Health => "checking health",
-        Ordered::Reboot => "rebooting",
+        Ordered::Reboot => RESTARTING,
     }
 }
