@@ -4,6 +4,8 @@
 //! takes a while; it is done once for each release and key and kept beside the images, under a name that holds
 //! the digests of what went in.
 
+mod application;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -212,7 +214,12 @@ impl<'a> Workshop<'a> {
         let lock = File::create(cache.join("lock"))?;
         lock.lock().context("lock the bundle cache")?;
         let key = self.key(&how.key)?;
-        let text = recipe_of(release, how);
+        let mut text = recipe_of(release, how);
+        if how.application {
+            let tar = cache.join(format!("application-{}.tar", release.version));
+            application::write(&release.version, File::create(&tar)?)?;
+            text.push_str(&image("app", "tree", &tar));
+        }
         let name = format!("{}-{}.bundle", release.name, self.fingerprint(release, &text, &key)?);
         let bundle = cache.join(&name);
         if bundle.is_file() {
@@ -258,9 +265,7 @@ impl<'a> Workshop<'a> {
 
 /// What `bundle-tool build` is told about a release of the appliance.
 fn recipe_of(release: &Release, how: &Publish) -> String {
-    let image = |name: &str, kind: &str, file: &str| {
-        format!("\n[[image]]\nname = \"{name}\"\nkind = \"{kind}\"\npath = {:?}\n", release.image(file))
-    };
+    let image = |name: &str, kind: &str, file: &str| image(name, kind, &release.image(file));
     format!(
         "compatible = {:?}\nhardware = [{:?}]\nversion = {:?}\ncounter = {}\n{}{}{}",
         how.compatible.as_deref().unwrap_or("demo-appliance"),
@@ -271,6 +276,10 @@ fn recipe_of(release: &Release, how: &Publish) -> String {
         image("kernel", "file", "vmlinuz"),
         image("initrd", "file", "initrd.img"),
     )
+}
+
+fn image(name: &str, kind: &str, path: &Path) -> String {
+    format!("\n[[image]]\nname = \"{name}\"\nkind = \"{kind}\"\npath = {path:?}\n")
 }
 
 #[cfg(test)]

@@ -18,13 +18,23 @@ pub struct Publish {
     pub compatible: Option<String>,
     /// Hardware it says it is made for, instead of the appliance's.
     pub hardware: Option<String>,
+    /// With an application besides, an image of kind `tree` named `app`.
+    #[serde(default)]
+    pub application: bool,
 }
 
 impl Publish {
     /// As an ordinary release: everything at its default.
     #[must_use]
     pub fn of(release: &str) -> Self {
-        Self { release: release.into(), key: release_key(), deltas: 0, compatible: None, hardware: None }
+        Self {
+            release: release.into(),
+            key: release_key(),
+            deltas: 0,
+            compatible: None,
+            hardware: None,
+            application: false,
+        }
     }
 }
 
