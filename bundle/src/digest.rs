@@ -35,6 +35,46 @@ impl Digest {
     }
 }
 
+/// Bytes with their digest, computed once: what is compared where it arrives is not hashed again where it is used.
+#[derive(Debug, Clone, Copy)]
+pub struct Hashed<B> {
+    bytes: B,
+    sha256: Digest,
+}
+
+impl<B: AsRef<[u8]>> Hashed<B> {
+    /// Hashes them.
+    #[must_use]
+    pub fn new(bytes: B) -> Self {
+        let sha256 = Digest::of(bytes.as_ref());
+        Self { bytes, sha256 }
+    }
+
+    /// The digest of [`Self::bytes`], always.
+    #[must_use]
+    pub const fn sha256(&self) -> &Digest {
+        &self.sha256
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+
+    /// The same, borrowed.
+    #[must_use]
+    pub fn borrowed(&self) -> Hashed<&[u8]> {
+        Hashed { bytes: self.bytes(), sha256: self.sha256 }
+    }
+
+    /// The bytes alone.
+    #[must_use]
+    pub fn into_bytes(self) -> B {
+        self.bytes
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

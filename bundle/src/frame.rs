@@ -6,7 +6,7 @@
 
 use zstd_safe::{DCtx, DParameter, ResetDirective};
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Hashed};
 use crate::index::FrameRecord;
 use crate::reason::Reason;
 
@@ -66,14 +66,19 @@ impl FrameDecoder {
     fn fill(&mut self, record: &FrameRecord, stored: &[u8], out: &mut Vec<u8>) -> Result<(), FrameError> {
         out.clear();
         out.resize(record.raw_len as usize, 0);
-        self.decode_into(record, stored, out)
+        self.decode_into(record, Hashed::new(stored), out)
     }
 
     /// The same into memory of exactly the frame's length, for whoever needs it in a certain place.
     ///
     /// # Errors
     /// When anything does not match; what `out` holds then is not to be used.
-    pub fn decode_into(&mut self, record: &FrameRecord, stored: &[u8], out: &mut [u8]) -> Result<(), FrameError> {
+    pub fn decode_into(
+        &mut self,
+        record: &FrameRecord,
+        stored: Hashed<&[u8]>,
+        out: &mut [u8],
+    ) -> Result<(), FrameError> {
         if out.len() != record.raw_len as usize {
             return Err(FrameError::Raw);
         }
@@ -81,9 +86,10 @@ impl FrameDecoder {
             out.fill(0);
             return check_raw(record, out);
         }
-        if stored.len() != record.stored_len as usize || Digest::of(stored) != record.stored_sha256 {
+        if *stored.sha256() != record.stored_sha256 || stored.bytes().len() != record.stored_len as usize {
             return Err(FrameError::Stored);
         }
+        let stored = stored.bytes();
         // zstd would happily go on into a second frame; a frame is one.
         if zstd_safe::find_frame_compressed_size(stored) != Ok(stored.len()) {
             return Err(FrameError::Zstd("not exactly one zstd frame"));

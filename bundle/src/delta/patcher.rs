@@ -11,7 +11,7 @@ use zstd_safe::DCtx;
 use super::body::{Body, Method, Stream};
 use super::varint::Varints;
 use super::{BLOCK, DeltaError, Section};
-use crate::digest::Digest;
+use crate::digest::{Digest, Hashed};
 use crate::frame::{FrameError, check_raw, decompress};
 use crate::index::FrameRecord;
 
@@ -83,14 +83,34 @@ impl Patcher {
         old: &O,
         out: &mut Vec<u8>,
     ) -> Result<(), DeltaError> {
-        if Digest::of(body) != *sha256 {
+        out.clear();
+        out.resize(frame.raw_len as usize, 0);
+        self.patch_into(frame, section, (Hashed::new(body), sha256), old, out)
+    }
+
+    /// The same into memory of exactly the frame's length, for whoever needs it in a certain place.
+    ///
+    /// # Errors
+    /// As above; what `out` holds then is not to be used.
+    pub fn patch_into<O: OldImage + ?Sized>(
+        &mut self,
+        frame: &FrameRecord,
+        section: &Section,
+        (body, sha256): (Hashed<&[u8]>, &Digest),
+        old: &O,
+        out: &mut [u8],
+    ) -> Result<(), DeltaError> {
+        if body.sha256() != sha256 {
             return Err(DeltaError::Body);
         }
-        let body = Body::parse(body, frame.raw_len, section.old_size)?;
+        if out.len() != frame.raw_len as usize {
+            return Err(DeltaError::Frame(FrameError::Raw));
+        }
+        let body = Body::parse(body.bytes(), frame.raw_len, section.old_size)?;
         let literal_len = frame.raw_len.saturating_sub(body.copied()) as usize;
         self.gather(&body, section, old)?;
         self.literal(&body.method, literal_len)?;
-        self.weave(&body, frame.raw_len, old, out)?;
+        self.weave(&body, old, out)?;
         check_raw(frame, out).map_err(DeltaError::Frame)
     }
 
@@ -128,17 +148,9 @@ impl Patcher {
     }
 
     /// Puts copies and literal in their places.
-    fn weave<O: OldImage + ?Sized>(
-        &self,
-        body: &Body<'_>,
-        len: u32,
-        old: &O,
-        out: &mut Vec<u8>,
-    ) -> Result<(), DeltaError> {
-        out.clear();
-        out.resize(len as usize, 0);
+    fn weave<O: OldImage + ?Sized>(&self, body: &Body<'_>, old: &O, out: &mut [u8]) -> Result<(), DeltaError> {
         let mut literal = self.literal.as_slice();
-        let mut rest = out.as_mut_slice();
+        let mut rest = out;
         let mut block = 0;
         for run in &body.runs {
             let gap = (run.block - block) as usize * BLOCK as usize;

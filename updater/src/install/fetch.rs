@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bundle::digest::Digest;
+use bundle::digest::Hashed;
 use bundle::frame::FrameError;
 use bundle::index::{MAX_FRAME_SIZE, max_stored};
 use bytes::{Buf as _, Bytes};
@@ -27,8 +27,8 @@ const WRONG_FRAMES: usize = 2;
 pub struct Job {
     /// Which, and how it comes.
     pub task: Task,
-    /// What was fetched for it, equal in digest to what is named there.
-    pub stored: Vec<u8>,
+    /// What was fetched for it.
+    pub stored: Hashed<Vec<u8>>,
 }
 
 /// Buffers that went through the pipeline, to be used again.
@@ -105,7 +105,7 @@ impl Fetcher<'_> {
             From::Delta => self.delta,
             From::Here => {
                 for task in run.tasks {
-                    if jobs.send(Job { task, stored: Vec::new() }).await.is_err() {
+                    if jobs.send(Job { task, stored: Hashed::new(Vec::new()) }).await.is_err() {
                         break;
                     }
                 }
@@ -141,13 +141,14 @@ impl Fetcher<'_> {
             bytes.skip(self.meter, start.saturating_sub(position)).await?;
             bytes.fill(self.meter, &mut stored, len as usize).await?;
             position = start + u64::from(len);
+            let mut stored = Hashed::new(stored);
             if !is_right(&task, &stored) {
-                let mended = self.again(member, &task, &mut stored).await?;
+                stored = self.again(member, &task, stored.into_bytes()).await?;
                 // What follows in this stream is as doubtful; the next mirror is in use now.
                 bytes = self.reader(member, position, end);
-                if !mended {
+                if !is_right(&task, &stored) {
                     self.left.add(task.frame.number);
-                    self.pool.give(stored);
+                    self.pool.give(stored.into_bytes());
                     continue;
                 }
             }
@@ -163,32 +164,34 @@ impl Fetcher<'_> {
         Stream { reader, rest: Bytes::new() }
     }
 
-    /// Asks again for what came wrong; false when it stays wrong and there is another way.
-    async fn again(&self, member: &Member, task: &Task, stored: &mut Vec<u8>) -> Result<bool, Error> {
+    /// Asks again for what came wrong; what stays wrong is given back where there is another way.
+    async fn again(&self, member: &Member, task: &Task, mut stored: Vec<u8>) -> Result<Hashed<Vec<u8>>, Error> {
         let ((start, len), number) = (task.place(), task.frame.number);
         for attempt in 0..WRONG_FRAMES * member.source.places() {
             tracing::warn!(frame = number, image = self.image, attempt, "a frame came wrong; asking again");
             member.source.failed(&FetchError::WrongRange { host: "the server".into() });
             stored.clear();
-            self.reader(member, start, start + u64::from(len)).fill(self.meter, stored, len as usize).await?;
-            if is_right(task, stored) {
-                return Ok(true);
+            self.reader(member, start, start + u64::from(len)).fill(self.meter, &mut stored, len as usize).await?;
+            let hashed = Hashed::new(stored);
+            if is_right(task, &hashed) {
+                return Ok(hashed);
             }
+            stored = hashed.into_bytes();
         }
         match task.way {
             Way::Bundle => Err(Error::Frame { image: self.image.to_owned(), number, source: FrameError::Stored }),
-            _ => Ok(false),
+            _ => Ok(Hashed::new(stored)),
         }
     }
 }
 
 /// Whether this is what the signed index, or the signed recipes, name.
-fn is_right(task: &Task, stored: &[u8]) -> bool {
+fn is_right(task: &Task, stored: &Hashed<Vec<u8>>) -> bool {
     let expected = match &task.way {
         Way::Patch { sha256, .. } => sha256,
         _ => &task.frame.record.stored_sha256,
     };
-    Digest::of(stored) == *expected
+    stored.sha256() == expected
 }
 
 /// A range as one stream of bytes.

@@ -32,8 +32,8 @@ use crate::http::retry::Patience;
 const FETCH_BUDGET: usize = 4 << 20;
 /// Raw bytes that may be in work at once in one kind of thread.
 const WORK_BUDGET: usize = 4 << 20;
-/// Bytes that threads may hold that make frames from recipes: each a frame four times and a prefix.
-const PATCH_BUDGET: usize = 16 << 20;
+/// Bytes that threads may hold that make frames from recipes: each a frame three times and a prefix.
+const PATCH_BUDGET: usize = 12 << 20;
 /// Frames that wait for a writer.
 const WAITING_FRAMES: usize = 1;
 /// Requests that wait for a fetcher.
@@ -65,7 +65,7 @@ impl Crew {
     #[must_use]
     pub fn for_delta(frame_size: usize, prefix: usize, cores: usize) -> Self {
         let crew = Self::for_frames(frame_size, cores);
-        let most = PATCH_BUDGET / (frame_size.max(1) * 4 + prefix);
+        let most = PATCH_BUDGET / (frame_size.max(1) * 3 + prefix);
         Self { writers: crew.writers.min(most.max(1)), ..crew }
     }
 }
@@ -277,7 +277,7 @@ fn write_all(work: &Work, jobs: &Mutex<mpsc::Receiver<Job>>, mut writer: Writer,
             return Ok(());
         }
         let frame = job.task.frame;
-        match writer.place_task(work.io.as_ref(), &job.task, &job.stored, work.old.as_ref()) {
+        match writer.place_task(work.io.as_ref(), &job.task, job.stored.borrowed(), work.old.as_ref()) {
             Ok(written) => {
                 work.meter.placed(u64::from(frame.record.raw_len), written);
                 if matches!(job.task.way, Way::Old(_)) {
@@ -291,7 +291,7 @@ fn write_all(work: &Work, jobs: &Mutex<mpsc::Receiver<Job>>, mut writer: Writer,
             }
             Err(error) => return noted(work, Err(error.into_error(&work.image.name, &frame, &work.path))),
         }
-        pool.give(job.stored);
+        pool.give(job.stored.into_bytes());
     }
 }
 
@@ -312,7 +312,8 @@ mod tests {
         assert_eq!(Crew::for_frames(1 << 20, 2), Crew { fetchers: 4, writers: 3, scanners: 2 });
         assert_eq!(Crew::for_frames(4 << 20, 8), Crew { fetchers: 1, writers: 1, scanners: 1 });
         assert_eq!(Crew::for_frames(256 << 10, 16), Crew { fetchers: 6, writers: 4, scanners: 4 });
-        assert_eq!(Crew::for_delta(1 << 20, 4 << 20, 8).writers, 2);
+        assert_eq!(Crew::for_delta(1 << 20, 4 << 20, 8).writers, 1);
+        assert_eq!(Crew::for_delta(1 << 20, 1 << 20, 8).writers, 3);
         assert_eq!(Crew::for_delta(4 << 20, 8 << 20, 8).writers, 1);
     }
 }

@@ -14,7 +14,7 @@ use std::thread;
 
 use bundle::digest::Digest;
 use bundle::frame::is_zero;
-use bundle::index::{FrameRecord, IndexReader};
+use bundle::index::IndexReader;
 use bundle::manifest::Image;
 
 use super::buffer::Buffer;
@@ -33,6 +33,8 @@ const BATCH: usize = 8;
 const GIVE_UP_AFTER: u64 = 16;
 /// One frame in this many is looked at while nothing is found.
 const SAMPLE: u64 = 16;
+/// Bytes of a target that should be zeros that are read before all of it is.
+const FIRST_LOOK: usize = 64 << 10;
 
 /// What is known of the target before it is scanned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,46 +190,50 @@ impl Scan<'_> {
             let frame = task.frame;
             let raw = u64::from(frame.record.raw_len);
             // Zeros are not fetched, and not written where they are: that is worth a look always.
-            if !frame.record.zero && !looking.at(frame.number) {
-                missing.push(task);
-                continue;
-            }
-            let target = buffer.get_mut(frame.record.raw_len as usize);
-            let count = read_full(self.io, target, frame.raw_offset).map_err(Error::target("reading", self.path))?;
-            let whole = count == target.len();
-            let state = state(&frame.record, target, whole);
-            if !frame.record.zero {
-                looking.found(matches!(state, State::Right));
-            }
-            match state {
-                State::Right => self.meter.kept(raw),
-                State::Missing => missing.push(task),
-                State::MakeZero => {
+            if frame.record.zero {
+                if self.holds_zeros(&frame, buffer)? {
+                    self.meter.kept(raw);
+                } else {
                     self.io.zero(frame.raw_offset, raw).map_err(Error::target("writing", self.path))?;
                     self.meter.zeroed(raw);
                 }
+                continue;
+            }
+            let right = looking.at(frame.number) && {
+                let right = self.holds(&frame, buffer)?;
+                looking.found(right);
+                right
+            };
+            if right {
+                self.meter.kept(raw);
+            } else {
+                missing.push(task);
             }
         }
         Ok(missing)
     }
-}
 
-/// What a frame of the target needs.
-enum State {
-    Right,
-    Missing,
-    MakeZero,
-}
-
-fn state(record: &FrameRecord, target: &[u8], whole: bool) -> State {
-    let zeros = whole && is_zero(target);
-    match (record.zero, zeros) {
-        (true, true) => State::Right,
-        (true, false) => State::MakeZero,
+    /// Whether the target has this frame.
+    fn holds(&self, frame: &Frame, buffer: &mut Buffer) -> Result<bool, Error> {
+        let target = buffer.get_mut(frame.record.raw_len as usize);
+        let count = read_full(self.io, target, frame.raw_offset).map_err(Error::target("reading", self.path))?;
         // An empty slot: no need to hash zeros.
-        (false, true) => State::Missing,
-        (false, false) if whole && Digest::of(target) == record.raw_sha256 => State::Right,
-        (false, false) => State::Missing,
+        Ok(count == target.len() && !is_zero(target) && Digest::of(target) == frame.record.raw_sha256)
+    }
+
+    /// Whether the target has zeros where this frame goes. What is not zero mostly shows at once.
+    fn holds_zeros(&self, frame: &Frame, buffer: &mut Buffer) -> Result<bool, Error> {
+        let target = buffer.get_mut(frame.record.raw_len as usize);
+        let (first, rest) = target.split_at_mut(FIRST_LOOK.min(target.len()));
+        let mut offset = frame.raw_offset;
+        for piece in [first, rest] {
+            let count = read_full(self.io, piece, offset).map_err(Error::target("reading", self.path))?;
+            if count < piece.len() || !is_zero(piece) {
+                return Ok(false);
+            }
+            offset += count as u64;
+        }
+        Ok(true)
     }
 }
 

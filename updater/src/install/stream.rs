@@ -7,6 +7,7 @@ use std::io::{self, Read, Write as _};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
+use bundle::digest::Hashed;
 use bundle::index::IndexReader;
 use bundle::layout::MemberKind;
 use bundle::manifest::Image;
@@ -107,7 +108,7 @@ impl Pass<'_> {
                 self.stream.read_exact(&mut stored).map_err(|error| unwrapped(error.into()))?;
                 meter.fetched(u64::from(record.stored_len));
                 let task = Task { frame: Frame { number, raw_offset, record }, way: Way::Bundle };
-                let job = Job { task, stored };
+                let job = Job { task, stored: Hashed::new(stored) };
                 number += 1;
                 raw_offset += u64::from(record.raw_len);
                 // A closed queue means that a writer failed; it has noted why.
@@ -142,11 +143,11 @@ fn write_all(
         if halt.stopped() {
             continue;
         }
-        match writer.place(io, &job.task.frame, &job.stored) {
+        match writer.place(io, &job.task.frame, job.stored.borrowed()) {
             Ok(written) => meter.placed(u64::from(job.task.frame.record.raw_len), written),
             Err(error) => halt.fail(error.into_error(&image.name, &job.task.frame, std::path::Path::new(&image.name))),
         }
-        pool.give(job.stored);
+        pool.give(job.stored.into_bytes());
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bundle::delta::{DeltaError, OldImage, Patcher, Section};
+use bundle::digest::Hashed;
 use bundle::frame::{FrameDecoder, FrameError, check_raw};
 
 use super::buffer::Buffer;
@@ -53,8 +54,6 @@ pub struct Old {
 pub struct Writer {
     decoder: FrameDecoder,
     patcher: Patcher,
-    /// What was made here rather than decoded, on its way to `new`.
-    raw: Vec<u8>,
     /// The frame, where the device can be written from.
     new: Buffer,
     old: Buffer,
@@ -67,14 +66,14 @@ impl Writer {
     pub fn new(frame_size: usize, comparing: Arc<Comparing>) -> Self {
         let old = Buffer::new(COMPARE.min(frame_size));
         let (decoder, patcher) = (FrameDecoder::new(), Patcher::new());
-        Self { decoder, patcher, raw: Vec::new(), new: Buffer::new(frame_size), old, comparing }
+        Self { decoder, patcher, new: Buffer::new(frame_size), old, comparing }
     }
 
     /// Decodes a frame of the bundle and makes the target hold it. Gives the bytes that had to be written.
     ///
     /// # Errors
     /// [`Decoded::Frame`] before anything was written, [`Decoded::Io`] otherwise.
-    pub fn place(&mut self, io: &dyn SlotIo, frame: &Frame, stored: &[u8]) -> Result<u64, Decoded> {
+    pub fn place(&mut self, io: &dyn SlotIo, frame: &Frame, stored: Hashed<&[u8]>) -> Result<u64, Decoded> {
         let new = self.new.get_mut(frame.record.raw_len as usize);
         self.decoder.decode_into(&frame.record, stored, new).map_err(Decoded::Frame)?;
         self.write(io, frame).map_err(Decoded::Io)
@@ -88,7 +87,7 @@ impl Writer {
         &mut self,
         io: &dyn SlotIo,
         task: &Task,
-        stored: &[u8],
+        stored: Hashed<&[u8]>,
         old: Option<&Old>,
     ) -> Result<u64, Decoded> {
         let frame = &task.frame;
@@ -96,20 +95,21 @@ impl Writer {
             return self.place(io, frame, stored);
         }
         self.make(task, stored, old).map_err(Decoded::Way)?;
-        self.new.get_mut(self.raw.len()).copy_from_slice(&self.raw);
         self.write(io, frame).map_err(Decoded::Io)
     }
 
-    fn make(&mut self, task: &Task, stored: &[u8], old: Option<&Old>) -> Result<(), DeltaError> {
+    /// Makes the frame in `new`.
+    fn make(&mut self, task: &Task, stored: Hashed<&[u8]>, old: Option<&Old>) -> Result<(), DeltaError> {
         let old = old.ok_or(DeltaError::Malformed("no running image"))?;
         let record = &task.frame.record;
+        let new = self.new.get_mut(record.raw_len as usize);
         match (&task.way, &old.section) {
             (Way::Old(spans), _) => {
-                gather(&old.file, spans, record.raw_len, &mut self.raw)?;
-                check_raw(record, &self.raw).map_err(DeltaError::Frame)
+                gather(&old.file, spans, new)?;
+                check_raw(record, new).map_err(DeltaError::Frame)
             }
             (Way::Patch { sha256, .. }, Some(section)) => {
-                self.patcher.patch(record, section, (stored, sha256), &old.file, &mut self.raw)
+                self.patcher.patch_into(record, section, (stored, sha256), &old.file, new)
             }
             _ => Err(DeltaError::Malformed("a recipe without a delta")),
         }
@@ -167,14 +167,12 @@ impl Writer {
 }
 
 /// Puts pieces of the running image one behind the other.
-fn gather(old: &std::fs::File, spans: &[Span], len: u32, out: &mut Vec<u8>) -> Result<(), DeltaError> {
+fn gather(old: &std::fs::File, spans: &[Span], out: &mut [u8]) -> Result<(), DeltaError> {
     let sum: u64 = spans.iter().map(|span| u64::from(span.len)).sum();
-    if sum != u64::from(len) {
+    if sum != out.len() as u64 {
         return Err(DeltaError::Malformed("pieces of another length"));
     }
-    out.clear();
-    out.resize(len as usize, 0);
-    let mut rest = out.as_mut_slice();
+    let mut rest = out;
     for span in spans {
         let (piece, after) = std::mem::take(&mut rest)
             .split_at_mut_checked(span.len as usize)
@@ -238,14 +236,17 @@ mod tests {
         let (frame, stored) = frame(&raw, 8192);
         let io = Memory::new(2 << 20);
         let mut writer = Writer::new(1 << 20, Arc::default());
-        assert_eq!(writer.place(&io, &frame, &stored).unwrap(), 1_000_000 / 4096 * 4096 + 1_000_000 % 4096);
-        assert_eq!(writer.place(&io, &frame, &stored).unwrap(), 0);
+        assert_eq!(
+            writer.place(&io, &frame, Hashed::new(&stored)).unwrap(),
+            1_000_000 / 4096 * 4096 + 1_000_000 % 4096
+        );
+        assert_eq!(writer.place(&io, &frame, Hashed::new(&stored)).unwrap(), 0);
         io.with(|bytes| {
             assert_eq!(&bytes[8192..8192 + raw.len()], &raw);
             bytes[8192 + 10] ^= 1;
             bytes[8192 + 500_000] ^= 1;
         });
-        assert_eq!(writer.place(&io, &frame, &stored).unwrap(), 2 * 4096);
+        assert_eq!(writer.place(&io, &frame, Hashed::new(&stored)).unwrap(), 2 * 4096);
         io.with(|bytes| assert_eq!(&bytes[8192..8192 + raw.len()], &raw));
     }
 
@@ -255,7 +256,7 @@ mod tests {
         stored[20] ^= 1;
         let io = Memory::new(1 << 20);
         let mut writer = Writer::new(1 << 20, Arc::default());
-        assert!(matches!(writer.place(&io, &frame, &stored), Err(Decoded::Frame(FrameError::Stored))));
+        assert!(matches!(writer.place(&io, &frame, Hashed::new(&stored)), Err(Decoded::Frame(FrameError::Stored))));
         io.with(|bytes| assert!(bytes.iter().all(|byte| *byte == 0)));
     }
 }
