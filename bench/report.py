@@ -65,6 +65,11 @@ def table(head: list, rows: list) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
+def cell(text: str) -> str:
+    """A pipe of a shell is none of the table."""
+    return text.replace("|", "\\|")
+
+
 def groups(results: dict) -> dict:
     """Cases by group, in the order in which they were measured."""
     out = {}
@@ -104,11 +109,11 @@ def wanted_table(by_group: dict) -> tuple[str, bool]:
     for sentence, what, against, limit in WANTED:
         ours, theirs = measured(by_group, what), measured(by_group, against)
         if ours is None or not theirs:
-            rows.append([sentence, "not measured", f"{limit:.2f}", ""])
+            rows.append([cell(sentence), "not measured", f"{limit:.2f}", ""])
             continue
         holds = ours / theirs <= limit
         fine &= holds
-        rows.append([sentence, f"{ours / theirs:.3f}", f"{limit:.2f}", "yes" if holds else "**no**"])
+        rows.append([cell(sentence), f"{ours / theirs:.3f}", f"{limit:.2f}", "yes" if holds else "**no**"])
     return table(["ratio", "measured", "wanted at most", "holds"], rows), fine
 
 

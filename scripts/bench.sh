@@ -29,7 +29,7 @@ for part in "${parts[@]}"; do
     "bench/$part.sh" || outcome=1
 done
 # Killed thirty times in the middle of a large image: its own test, at full size.
-FLIPSIDE_KILL_TEST_MB=${FLIPSIDE_KILL_TEST_MB:-400} cargo test -q --release -p updater --test killed -- --nocapture || outcome=1
+FLIPSIDE_KILL_TEST_IMAGE=$CORPUS/v2.ext4 cargo test -q --release -p updater --test killed -- --nocapture || outcome=1
 bench/report.py --check "${docs[@]}" || outcome=1
 echo "all of it: $WORK/results.json"
 exit $outcome

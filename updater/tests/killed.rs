@@ -1,6 +1,7 @@
 //! An install into a real block device (a loop device, as root), killed at random moments and started again each time.
 //!
-//! The default run writes a smaller image; `FLIPSIDE_KILL_TEST_MB=400` is the full measure, and `make bench` runs it.
+//! The default run writes a small image; `FLIPSIDE_KILL_TEST_IMAGE=path` takes that one, as `make bench` does with a
+//! Debian root of 671 MB.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,6 +15,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use bundle::manifest::ImageKind;
@@ -34,30 +36,32 @@ async fn child() {
     common::held::child(|target| Place::block(target).unwrap()).await;
 }
 
-/// An image of that many MiB, written piece by piece; no piece equals another.
-fn write_image(path: &Path, mib: usize) {
+/// An image of 96 MiB, written piece by piece; no piece equals another.
+fn write_image(path: &Path) {
     let piece = files(16 << 20, 5);
     let mut file = File::create(path).unwrap();
-    for n in 0..mib.div_ceil(16) {
-        let shift = piece.iter().map(|byte| byte.wrapping_add(u8::try_from(n).unwrap()));
+    for n in 0..6 {
+        let shift = piece.iter().map(|byte| byte.wrapping_add(n));
         file.write_all(&shift.collect::<Vec<u8>>()).unwrap();
     }
-    file.set_len(mib as u64 * MIB).unwrap();
 }
 
 #[test]
 fn killed_at_thirty_random_moments_it_goes_on_without_fetching_again() {
-    let mib: usize = std::env::var("FLIPSIDE_KILL_TEST_MB").map_or(96, |text| text.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
-    let Some(device) = Loop::over(&dir.path().join("disk"), mib as u64 * MIB + 8 * MIB) else { return };
     let (image, www) = (dir.path().join("image"), dir.path().join("www"));
-    write_image(&image, mib);
+    match std::env::var_os("FLIPSIDE_KILL_TEST_IMAGE") {
+        Some(real) => std::os::unix::fs::symlink(real, &image).unwrap(),
+        None => write_image(&image),
+    }
+    let size = fs::metadata(&image).unwrap().len();
+    let Some(device) = Loop::over(&dir.path().join("disk"), size.next_multiple_of(MIB) + 8 * MIB) else { return };
     fs::create_dir(&www).unwrap();
     let release = site::release(&www.join("x.bundle"), 1, &[("rootfs", ImageKind::Block, &image)], 1);
     fs::remove_file(image).unwrap();
     let (frames, server) = (frames(&release), Server::new(www));
     let job = Job::new(&dir.path().join("state"), &device.device, server.url("x.bundle"), &release);
-    let (mut had, mut kills, mut worst, mut sum) = (vec![false; frames.len()], 0, 0, 0);
+    let (mut had, mut kills, mut worst, mut sum) = (held(&frames, &device.device), 0, 0, 0);
     while kills < KILLS {
         let missing = missing(&frames, &had);
         // Anywhere between the start and a little beyond an even share of what is left; now and then in the read-back.
@@ -65,15 +69,26 @@ fn killed_at_thirty_random_moments_it_goes_on_without_fetching_again() {
         let alive = kill_after(job.start(), &server, random(share));
         let again = needless(&server.take_parts(), &frames, &had);
         (worst, sum) = (worst.max(again), sum + again);
-        had = held(&frames, &device.device);
-        if !alive {
-            break;
+        if alive {
+            kills += 1;
+        } else {
+            // Done before its time: the end of the slot breaks, and it is installed once more.
+            spoil(&device.device, size / 2, size / 4);
         }
-        kills += 1;
+        had = held(&frames, &device.device);
     }
-    assert!(kills > 10, "only {kills} kills hit it alive");
     assert!(job.start().wait().unwrap().success());
-    assert_eq!(digest_of(&device.device, mib as u64 * MIB), release.manifest.images[0].sha256);
-    eprintln!("{mib} MiB, killed {kills} times: at most {worst} bytes again that were on the device, {sum} in all");
+    assert_eq!(digest_of(&device.device, size), release.manifest.images[0].sha256);
+    eprintln!("{size} bytes, killed {kills} times: at most {worst} that were on the device came again, {sum} in all");
     assert!(worst < AGAIN, "{worst} bytes again after one kill");
+}
+
+/// Overwrites a part of the device.
+fn spoil(device: &Path, at: u64, len: u64) {
+    let device = File::options().write(true).open(device).unwrap();
+    let noise = files(MIB as usize, 77);
+    for piece in 0..len / MIB {
+        device.write_all_at(&noise, at + piece * MIB).unwrap();
+    }
+    device.sync_all().unwrap();
 }
