@@ -48,7 +48,7 @@ pub enum TreeError {
     #[error("the name {0:?} is not allowed in a tree")]
     Name(String),
     /// Out of order, or twice.
-    #[error("{0:?} stands out of order")]
+    #[error("{0:?} stands out of order; `tar --sort=name` keeps it")]
     Order(String),
     /// Below something that is not a folder of this tree.
     #[error("{0:?} does not stand in a folder of the tree")]

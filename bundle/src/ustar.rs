@@ -93,16 +93,19 @@ impl RawHeader {
             std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| TarError::Name)
         };
         let value = |at, len| size(field(block, at, len)).ok_or(TarError::Size);
+        // Empty in extended headers of some writers; GNU tar and libarchive read that as zero, too.
+        let or_zero =
+            |at, len| if field(block, at, len).iter().all(|byte| *byte == 0) { Ok(0) } else { value(at, len) };
         let (prefix, name) = (text(345, 155)?, text(0, MAX_NAME)?);
         Ok(Some(Self {
             name: if prefix.is_empty() { name } else { format!("{prefix}/{name}") },
             kind: field(block, 156, 1).first().copied().unwrap_or_default(),
             link: text(157, 100)?,
-            mode: value(100, 8)?,
-            uid: value(108, 8)?,
-            gid: value(116, 8)?,
+            mode: or_zero(100, 8)?,
+            uid: or_zero(108, 8)?,
+            gid: or_zero(116, 8)?,
             size: value(124, 12)?,
-            mtime: value(136, 12)?,
+            mtime: or_zero(136, 12)?,
         }))
     }
 
@@ -249,6 +252,17 @@ mod tests {
             let mut flipped = block;
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(parse(&flipped).is_err() || parse(&flipped).unwrap() == good, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn an_empty_mode_is_zero_and_an_empty_size_is_none() {
+        for (at, len, good) in [(100, 8, true), (136, 12, true), (124, 12, false)] {
+            let mut block = header("n", 5, 7).unwrap();
+            put(&mut block, at, &[0; 12][..len]);
+            let sum = checksum(&block);
+            put(&mut block, 148, format!("{sum:06o}\0 ").as_bytes());
+            assert_eq!(RawHeader::parse(&block).is_ok(), good, "{at}");
         }
     }
 

@@ -20,9 +20,9 @@ pub fn write(version: &str, out: impl Write) -> io::Result<()> {
     let file = |mode, owner| header(EntryType::Regular, mode, owner);
     tar.append_data(&mut folder(0o755), "bin", io::empty())?;
     add(&mut tar, file(0o4755, (0, 0)), "bin/raise", b"#!/bin/sh\n")?;
+    tar.append_link(&mut header(EntryType::Symlink, 0o777, (0, 0)), "bin/run", "serve")?;
     tar.append_pax_extensions([("SCHILY.xattr.security.capability", BIND_SERVICE.as_slice())])?;
     add(&mut tar, file(0o755, (0, 0)), "bin/serve", b"#!/bin/sh\n")?;
-    tar.append_link(&mut header(EntryType::Symlink, 0o777, (0, 0)), "bin/run", "serve")?;
     tar.append_data(&mut header(EntryType::Directory, 0o2775, (1000, 50)), "share", io::empty())?;
     let data: Vec<u8> = version.bytes().cycle().take(DATA).collect();
     add(&mut tar, file(0o640, (1000, 50)), "share/data", &data)?;

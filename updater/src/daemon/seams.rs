@@ -129,7 +129,8 @@ fn health(device: &Device, bus: Option<Bus>) -> SystemHealth {
         Some(bus) => Systemd::Bus(bus),
         None => Systemd::Unreachable,
     };
-    SystemHealth { root: device.root.clone(), config: device.loaded.config.health.clone(), systemd }
+    let (root, loaded) = (device.root.clone(), &device.loaded);
+    SystemHealth { root, config: loaded.config.health.clone(), findings: loaded.findings.clone(), systemd }
 }
 
 fn install(device: &Device, client: Client, trust: Arc<TrustStore>, handed: Handed) -> Setup {

@@ -1,7 +1,8 @@
-//! Is the running system well? One look: systemd's units and the executables in the check folders.
+//! Is the running system well? One look: its configuration, systemd's units and the executables in the check folders.
 //!
 //! Asks systemd over D-Bus and runs programs; decides nothing about the slot (the core does: strikes, soak, deadline).
 
+pub mod configuration;
 pub mod evidence;
 pub mod folders;
 pub mod program;
@@ -22,6 +23,8 @@ pub struct SystemHealth {
     pub root: PathBuf,
     /// What must hold.
     pub config: config::Health,
+    /// What is wrong with the configuration.
+    pub findings: Vec<config::Finding>,
     /// Where systemd is asked; none: there is no systemd to ask (`--sim`), units are not looked at.
     pub systemd: Systemd,
 }
@@ -40,7 +43,9 @@ pub enum Systemd {
 impl HealthProbe for SystemHealth {
     fn check(&self) -> BoxFuture<'_, HealthReport> {
         Box::pin(async move {
-            let (mut checks, starting) = self.units().await;
+            let mut checks = configuration::judge(&self.root, &self.findings);
+            let (units, starting) = self.units().await;
+            checks.extend(units);
             checks.extend(self.programs(starting).await);
             HealthReport { checks }
         })

@@ -17,7 +17,7 @@ fn program(root: &Path, path: &str, body: &str) {
 fn health(root: &Path, systemd: Systemd) -> SystemHealth {
     let mut config = config::Config::from_merged(Default::default()).0.health;
     config.check_timeout = Duration::from_millis(500);
-    SystemHealth { root: root.to_owned(), config, systemd }
+    SystemHealth { root: root.to_owned(), config, findings: Vec::new(), systemd }
 }
 
 #[tokio::test]
@@ -33,6 +33,7 @@ async fn every_program_gets_its_verdict() {
     assert_eq!(
         seen,
         [
+            ("configuration", true, Verdict::Passed),
             ("program:10-good", true, Verdict::Passed),
             ("program:20-bad", true, Verdict::Failed),
             ("program:30-later", true, Verdict::Pending),
@@ -40,14 +41,14 @@ async fn every_program_gets_its_verdict() {
             ("program:wanted/50-net", false, Verdict::Failed),
         ]
     );
-    assert_eq!(report.checks[1].detail, "exit code 1: disk full");
+    assert_eq!(report.checks[2].detail, "exit code 1: disk full");
 }
 
 #[tokio::test]
 async fn a_systemd_that_can_not_be_asked_is_never_silently_good() {
     let root = tempfile::tempdir().unwrap();
     let report = health(root.path(), Systemd::Unreachable).check().await;
-    assert_eq!((report.checks[0].required, report.checks[0].verdict), (true, Verdict::Failed));
+    assert_eq!((report.checks[1].required, report.checks[1].verdict), (true, Verdict::Failed));
 }
 
 #[test]
