@@ -22,7 +22,7 @@ use crate::bootctl::loader::Loader;
 use crate::bootctl::sim::Sim;
 use crate::bootctl::systemd_boot::SystemdBoot;
 use crate::bootctl::uboot::UBoot;
-use crate::config::{self, Image, Loaded, under};
+use crate::config::{self, Image, Loaded, Severity, under};
 use crate::slots::booted::{booted_slot, read_cmdline};
 use crate::slots::{Place, Roots, SlotMap};
 use crate::store::Copies;
@@ -127,11 +127,14 @@ impl Device {
             "systemd-boot" if self.is_unmounted(&boot.esp) => {
                 Box::new(NoLoader(format!("the EFI system partition is not mounted at {}", boot.esp.display())))
             }
-            "systemd-boot" => Box::new(SystemdBoot::new(
-                Rooted::new(under(&self.root, &boot.esp)),
-                boot.options.clone(),
-                self.root.join("sys/firmware/efi/efivars"),
-            )),
+            "systemd-boot" => {
+                let loader = SystemdBoot::new(
+                    Rooted::new(under(&self.root, &boot.esp)),
+                    boot.options.clone(),
+                    self.root.join("sys/firmware/efi/efivars"),
+                );
+                if self.is_wrong_guess(&loader) { Box::new(NoLoader(NOT_NAMED.to_owned())) } else { Box::new(loader) }
+            }
             "grub" => Box::new(Grub::new(rooted(), relative(&boot.grubenv))),
             "uboot" => match boot.uboot_env.as_slice() {
                 [first, second] => Box::new(UBoot::new(rooted(), relative(first), relative(second))),
@@ -141,6 +144,14 @@ impl Device {
             "sim" => Box::new(self.sim()),
             other => Box::new(NoLoader(format!("boot.backend = {other:?} is not known"))),
         }
+    }
+
+    /// True when nobody named the boot loader, and this one has never heard of the slot that runs: it did not start it, so
+    /// what it says of the slots means nothing.
+    fn is_wrong_guess(&self, loader: &impl Loader) -> bool {
+        let named = self.loaded.values.contains_key("boot.backend");
+        let record = || self.booted().zip(loader.records().ok()).map(|(slot, records)| *records.get(slot));
+        !named && record() == Some(SlotBoot::Empty)
     }
 
     /// True when a folder that should be a partition of its own is part of the root file system.
@@ -174,9 +185,14 @@ impl Device {
     /// True when nobody told Flipside what it should look after: a package installed and not set up.
     #[must_use]
     pub fn is_unconfigured(&self) -> bool {
-        self.loaded.config.slots.is_none() && !self.loaded.values.keys().any(|key| key.starts_with("boot."))
+        let broken = self.loaded.findings.iter().any(|finding| finding.severity == Severity::Error);
+        let told = self.loaded.config.slots.is_some() || self.loaded.values.keys().any(|key| key.starts_with("boot."));
+        !told && !broken
     }
 }
+
+const NOT_NAMED: &str =
+    "boot.backend is not set, and systemd-boot, which would be it, has no entry of the running slot";
 
 /// A boot loader that nobody knows how to talk to.
 struct NoLoader(String);
@@ -238,6 +254,19 @@ mod tests {
         let (_root, device) = device("[boot]\nbackend = \"lilo\"\n");
         let error = device.boot_control().facts().unwrap_err();
         assert!(error.detail.contains("lilo"), "{error}");
+    }
+
+    #[test]
+    fn a_boot_loader_that_nobody_named_must_know_the_running_slot() {
+        let (_root, device) = device("");
+        let esp = under(&device.root, &device.loaded.config.boot.esp);
+        fs::create_dir_all(&esp).unwrap();
+        let error = device.boot_control().facts().unwrap_err();
+        assert!(error.detail.contains("boot.backend"), "{error}");
+        let entries = esp.join("loader/entries");
+        fs::create_dir_all(&entries).unwrap();
+        fs::write(entries.join("flipside-b.conf"), "title x\nversion 0000000001\n").unwrap();
+        assert!(device.boot_control().facts().unwrap().confirmed_booted().is_some());
     }
 
     #[test]
