@@ -219,6 +219,8 @@ impl<'a> Workshop<'a> {
             let tar = cache.join(format!("application-{}.tar", release.version));
             application::write(&release.version, File::create(&tar)?)?;
             text.push_str(&image("app", "tree", &tar));
+            // The bundle is named after this text.
+            text.push_str(&format!("# sha256 {}\n", sha256(&mut File::open(&tar)?)?));
         }
         let name = format!("{}-{}.bundle", release.name, self.fingerprint(release, &text, &key)?);
         let bundle = cache.join(&name);

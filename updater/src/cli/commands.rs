@@ -198,16 +198,14 @@ fn opened(source: String) -> Result<(String, Option<File>), Failed> {
 
 async fn activate(place: &Place, slot: Option<String>, wait: bool, output: &Output) -> Result<Exit, Failed> {
     let client = place.client().await?;
+    let picture = client.explain().await?.0;
     let slot = match slot {
         Some(slot) => slot,
-        None => {
-            let picture = client.explain().await?.0;
-            picture.target.or(picture.booted_slot.map(SlotId::other)).map(|s| s.to_string()).unwrap_or_default()
-        }
+        None => picture.target.or(picture.booted_slot.map(SlotId::other)).map(|s| s.to_string()).unwrap_or_default(),
     };
     client.change("Activate", &[&slot]).await?;
     if wait {
-        follow::switch(&client, Goal::Armed).await?;
+        follow::switch(&client, Goal::Armed, picture.last_error.as_ref()).await?;
         output.done(&format!("The next boot is of slot {slot}; `flipside status` tells when it restarts."));
     } else {
         output.done(&format!("Switching to slot {slot}; `flipside status` tells how far it is."));
@@ -217,9 +215,10 @@ async fn activate(place: &Place, slot: Option<String>, wait: bool, output: &Outp
 
 async fn reboot(place: &Place, wait: bool, output: &Output) -> Result<Exit, Failed> {
     let client = place.client().await?;
+    let before = client.explain().await?.0.last_error;
     client.change("Reboot", &[]).await?;
     if wait {
-        follow::switch(&client, Goal::Restarting).await?;
+        follow::switch(&client, Goal::Restarting, before.as_ref()).await?;
     }
     output.done("Restarting.");
     Ok(Exit::Ok)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bundle::reason::Reason;
 use updater_core::facts::SlotBoot;
-use updater_core::status::{Problem, RESTARTING, StateName, Status};
+use updater_core::status::{Problem, StateName, Status};
 
 use super::bar::Bar;
 use super::exit::{Exit, Failed, exit_of};
@@ -14,6 +14,8 @@ use crate::dbus::client::{Client, ClientError, JobPath};
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A daemon that restarts (or was killed) is back within this; it is started by the call itself.
 const PATIENCE: u32 = 30;
+/// Where the system restarts it does not come back.
+const LEAVING: u32 = 2;
 
 /// How a state looks to somebody who waits.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,29 +59,32 @@ pub enum Goal {
     Restarting,
 }
 
-/// Whether a switch that an operator ordered got there, or what keeps it; none while it is under way.
-fn switched(status: &Status, goal: Goal) -> Option<Result<(), Problem>> {
+/// Whether a switch that an operator ordered got there, or what keeps it; none while it is under way. `before`: the last
+/// error there was when it was ordered.
+fn switched(status: &Status, goal: Goal, before: Option<&Problem>) -> Option<Result<(), Problem>> {
     let boot = status.target.map(|slot| status.slots.get(slot).boot);
     let armed = status.state == StateName::Armed && matches!(boot, Some(SlotBoot::Trying { left: 1.., .. }));
-    let restarting = status.operation.as_deref() == Some(RESTARTING);
-    if armed && (goal == Goal::Armed || restarting) {
+    if armed && goal == Goal::Armed {
         return Some(Ok(()));
     }
     if status.operation.is_some() {
         return None;
     }
-    match (&status.waiting, status.state) {
-        (Some(problem), _) => Some(Err(problem.clone())),
+    // Whatever was tried last did not work: writing the boot loader, or restarting.
+    if let Some(error) = status.last_error.as_ref().filter(|error| before != Some(error)) {
+        return Some(Err(error.clone()));
+    }
+    // That the running release was recalled is told in every state, and keeps nothing.
+    match status.waiting.as_ref().filter(|problem| problem.reason != Reason::Recalled) {
+        Some(problem) => Some(Err(problem.clone())),
         // The restart was accepted a moment ago.
-        (None, StateName::Armed) if armed => Some(Ok(())),
-        // The boot loader could not be written; it is tried again.
-        (None, StateName::Armed) => None,
-        (None, _) => Some(Err(status.last_error.clone().unwrap_or(Problem {
+        None if armed => Some(Ok(())),
+        None => Some(Err(Problem {
             reason: Reason::Cancelled,
             detail: "the switch was taken back".to_owned(),
             at: None,
             until: None,
-        }))),
+        })),
     }
 }
 
@@ -87,6 +92,7 @@ fn switched(status: &Status, goal: Goal) -> Option<Result<(), Problem>> {
 async fn watch<T>(
     client: &Client,
     bar: &mut Bar,
+    patience: u32,
     mut done: impl AsyncFnMut(&Status) -> Result<Option<T>, ClientError>,
 ) -> Result<T, Failed> {
     let mut changes = client.changes().await?;
@@ -106,7 +112,7 @@ async fn watch<T>(
             }
             Ok(None) => misses = 0,
             // A restart of the daemon is no news to somebody who waits for an update.
-            Err(ClientError::NoDaemon(_)) if misses < PATIENCE => misses += 1,
+            Err(ClientError::NoDaemon(_)) if misses < patience => misses += 1,
             Err(e) => {
                 bar.end();
                 return Err(e.into());
@@ -122,7 +128,7 @@ async fn watch<T>(
 /// # Errors
 /// The reason that holds it up, or no daemon.
 pub async fn check(client: &Client, bar: &mut Bar) -> Result<Status, Failed> {
-    let (status, rest) = watch(client, bar, async |status| {
+    let (status, rest) = watch(client, bar, PATIENCE, async |status| {
         let rest = rest(status);
         Ok((rest != Rest::Busy).then(|| (status.clone(), rest)))
     })
@@ -135,12 +141,13 @@ pub async fn check(client: &Client, bar: &mut Bar) -> Result<Status, Failed> {
     }
 }
 
-/// Waits until a switch got as far as `goal`.
+/// Waits until a switch got as far as `goal`. `before`: the last error there was when it was ordered.
 ///
 /// # Errors
 /// What keeps it, or no daemon.
-pub async fn switch(client: &Client, goal: Goal) -> Result<(), Failed> {
-    let end = watch(client, &mut Bar::Silent, async |status| Ok(switched(status, goal))).await;
+pub async fn switch(client: &Client, goal: Goal, before: Option<&Problem>) -> Result<(), Failed> {
+    let patience = if goal == Goal::Restarting { LEAVING } else { PATIENCE };
+    let end = watch(client, &mut Bar::Silent, patience, async |status| Ok(switched(status, goal, before))).await;
     match end {
         // Bus and daemon go down with the system.
         Err(failed) if failed.exit == Exit::NoDaemon && goal == Goal::Restarting => Ok(()),
@@ -153,7 +160,7 @@ pub async fn switch(client: &Client, goal: Goal) -> Result<(), Failed> {
 /// # Errors
 /// The reason it ended with, or no daemon.
 pub async fn job(client: &Client, job: &JobPath, bar: &mut Bar) -> Result<(), Failed> {
-    let mut end = std::pin::pin!(watch(client, bar, async |_| client.job_end(job).await));
+    let mut end = std::pin::pin!(watch(client, bar, PATIENCE, async |_| client.job_end(job).await));
     let (result, detail) = tokio::select! {
         end = &mut end => end?,
         _ = tokio::signal::ctrl_c() => {
@@ -173,7 +180,7 @@ pub async fn job(client: &Client, job: &JobPath, bar: &mut Bar) -> Result<(), Fa
 /// # Errors
 /// It is being left, or is stuck.
 pub async fn confirmation(client: &Client, bar: &mut Bar) -> Result<Status, Failed> {
-    let status = watch(client, bar, async |status| {
+    let status = watch(client, bar, PATIENCE, async |status| {
         let over = status.confirmed || matches!(status.state, StateName::Reverting | StateName::Degraded);
         Ok(over.then(|| status.clone()))
     })
@@ -194,7 +201,7 @@ pub async fn confirmation(client: &Client, bar: &mut Bar) -> Result<Status, Fail
 /// No daemon.
 pub async fn forever(client: &Client, mut show: impl FnMut(&Status)) -> Result<(), Failed> {
     let mut last = None;
-    watch::<()>(client, &mut Bar::Silent, async |status| {
+    watch::<()>(client, &mut Bar::Silent, PATIENCE, async |status| {
         if last.as_ref() != Some(status) {
             show(status);
             last = Some(status.clone());
@@ -214,26 +221,34 @@ mod tests {
         let mut status = crate::dbus::testing::status();
         status.state = StateName::Staged;
         status.target = Some(SlotId::B);
+        status.last_error = None;
         status.operation = Some("asking for approval".into());
-        assert_eq!(switched(&status, Goal::Armed), None);
+        assert_eq!(switched(&status, Goal::Armed, None), None);
         let problem = Problem { reason: Reason::ApprovalStale, detail: "x".into(), at: None, until: None };
         status.waiting = Some(problem.clone());
-        assert_eq!(switched(&status, Goal::Armed), None, "an older answer");
+        assert_eq!(switched(&status, Goal::Armed, None), None, "an older answer");
         status.operation = None;
-        assert_eq!(switched(&status, Goal::Armed), Some(Err(problem.clone())));
+        assert_eq!(switched(&status, Goal::Armed, None), Some(Err(problem.clone())));
         status.waiting = None;
-        assert!(switched(&status, Goal::Armed).unwrap().is_err(), "taken back");
-        // Noted in the journal, and not yet in the boot loader.
+        assert!(switched(&status, Goal::Armed, None).unwrap().is_err(), "taken back");
+        // Noted in the journal, and the boot loader could not be written.
         status.state = StateName::Armed;
         status.slots.b.boot = SlotBoot::Empty;
-        assert_eq!(switched(&status, Goal::Armed), None);
+        let error = Problem { reason: Reason::BootControlError, ..problem.clone() };
+        status.last_error = Some(error.clone());
+        assert_eq!(switched(&status, Goal::Armed, None), Some(Err(error.clone())));
         status.slots.b.boot = SlotBoot::Trying { left: 3, done: 0 };
-        assert_eq!(switched(&status, Goal::Armed), Some(Ok(())));
-        status.waiting = Some(Problem { reason: Reason::WindowClosed, ..problem });
-        assert_eq!(switched(&status, Goal::Armed), Some(Ok(())));
-        assert!(switched(&status, Goal::Restarting).unwrap().is_err());
-        status.operation = Some(RESTARTING.into());
-        assert_eq!(switched(&status, Goal::Restarting), Some(Ok(())));
+        assert_eq!(switched(&status, Goal::Armed, None), Some(Ok(())));
+        assert_eq!(switched(&status, Goal::Restarting, Some(&error)), Some(Ok(())), "an older error");
+        assert!(switched(&status, Goal::Restarting, None).unwrap().is_err(), "the restart failed");
+        status.waiting = Some(Problem { reason: Reason::WindowClosed, ..problem.clone() });
+        assert_eq!(switched(&status, Goal::Armed, Some(&error)), Some(Ok(())));
+        assert!(switched(&status, Goal::Restarting, Some(&error)).unwrap().is_err());
+        status.operation = Some("rebooting".into());
+        assert_eq!(switched(&status, Goal::Restarting, Some(&error)), None);
+        status.operation = None;
+        status.waiting = Some(Problem { reason: Reason::Recalled, ..problem });
+        assert_eq!(switched(&status, Goal::Restarting, Some(&error)), Some(Ok(())), "a notice");
     }
 
     #[test]

@@ -146,12 +146,12 @@ impl Device {
         }
     }
 
-    /// True when nobody named the boot loader, and this one has never heard of the slot that runs: it did not start it, so
-    /// what it says of the slots means nothing.
+    /// True when nobody named the boot loader, and this one has never heard of either slot: it did not start the one that
+    /// runs, so what it says of them means nothing.
     fn is_wrong_guess(&self, loader: &impl Loader) -> bool {
         let named = self.loaded.values.contains_key("boot.backend");
-        let record = || self.booted().zip(loader.records().ok()).map(|(slot, records)| *records.get(slot));
-        !named && record() == Some(SlotBoot::Empty)
+        let knows = |records: PerSlot<SlotBoot>| SlotId::ALL.iter().any(|slot| *records.get(*slot) != SlotBoot::Empty);
+        !named && loader.records().is_ok_and(|records| !knows(records))
     }
 
     /// True when a folder that should be a partition of its own is part of the root file system.
@@ -185,14 +185,14 @@ impl Device {
     /// True when nobody told Flipside what it should look after: a package installed and not set up.
     #[must_use]
     pub fn is_unconfigured(&self) -> bool {
-        let broken = self.loaded.findings.iter().any(|finding| finding.severity == Severity::Error);
+        let broken =
+            self.loaded.findings.iter().any(|finding| finding.severity == Severity::Error && finding.file.is_some());
         let told = self.loaded.config.slots.is_some() || self.loaded.values.keys().any(|key| key.starts_with("boot."));
         !told && !broken
     }
 }
 
-const NOT_NAMED: &str =
-    "boot.backend is not set, and systemd-boot, which would be it, has no entry of the running slot";
+const NOT_NAMED: &str = "boot.backend is not set, and systemd-boot, which would be it, has no entry of a slot";
 
 /// A boot loader that nobody knows how to talk to.
 struct NoLoader(String);

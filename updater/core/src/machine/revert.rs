@@ -19,6 +19,9 @@ use crate::slot::SlotId;
 /// Tries at rejecting before the reboot is left to the boot loader's own counting.
 const REJECT_TRIES: u32 = 5;
 
+/// Tries a boot loader may have been given. By whom, with what configuration, is not known to a system in the dark.
+const MOST_TRIES: u8 = 7;
+
 impl Machine {
     /// The trial failed: go back, if there is something to go back to.
     pub(super) fn trial_failed(&mut self, now: &Now, reason: Reason, detail: &str, out: &mut Out) {
@@ -207,7 +210,7 @@ impl Machine {
     fn lost_in_the_dark(&self, now: &Now) -> bool {
         let switching = matches!(self.journal.phase, Phase::Armed { .. } | Phase::Trying(_) | Phase::Reverting(_));
         let late = now.uptime >= self.policy().health.deadline;
-        let bound = u32::from(self.policy().tries).saturating_add(1);
+        let bound = u32::from(MOST_TRIES) + 1;
         self.facts.is_none() && switching && late && self.journal.blind_reboots < bound
     }
 

@@ -47,6 +47,7 @@ impl Machine {
         self.fail(now, &failure);
         self.stumbles = self.stumbles.saturating_add(1);
         if self.stumbles >= ARM_TRIES {
+            self.wait_for(now, failure.reason, &failure.detail, None);
             self.disarm(out);
             self.back_off(now, None);
         } else {

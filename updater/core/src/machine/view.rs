@@ -11,9 +11,7 @@ use crate::journal::Phase;
 use crate::now::Now;
 use crate::release::Intent;
 use crate::slot::{PerSlot, SlotId};
-use crate::status::{
-    ExplainLine, Explanation, Finding, Problem, RESTARTING, STATUS_FORMAT, SlotStatus, StateName, Status,
-};
+use crate::status::{ExplainLine, Explanation, Finding, Problem, STATUS_FORMAT, SlotStatus, StateName, Status};
 
 /// Sleeps shorter than this are waited out; over a longer one the daemon leaves and a timer starts it again.
 const WORTH_STAYING: Duration = Duration::from_secs(600);
@@ -172,6 +170,6 @@ const fn operation(what: Ordered) -> &'static str {
         Ordered::Confirm => "confirming",
         Ordered::Reject | Ordered::RejectOther => "rejecting",
         Ordered::Health => "checking health",
-        Ordered::Reboot => RESTARTING,
+        Ordered::Reboot => "rebooting",
     }
 }
