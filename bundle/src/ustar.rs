@@ -130,8 +130,7 @@ impl RawHeader {
         put(&mut block, 156, &[self.kind]);
         put(&mut block, 157, self.link.as_bytes());
         put(&mut block, 257, b"ustar\x0000");
-        let sum = checksum(&block);
-        put(&mut block, 148, format!("{sum:06o}\0 ").as_bytes());
+        seal(&mut block);
         Ok(block)
     }
 }
@@ -168,6 +167,12 @@ fn put(block: &mut [u8; BLOCK_LEN], at: usize, bytes: &[u8]) {
 
 fn field(block: &[u8; BLOCK_LEN], at: usize, len: usize) -> &[u8] {
     block.get(at..at + len).unwrap_or_default()
+}
+
+/// Writes the checksum.
+fn seal(block: &mut [u8; BLOCK_LEN]) {
+    let sum = checksum(block);
+    put(block, 148, format!("{sum:06o}\0 ").as_bytes());
 }
 
 /// Sum of all bytes, with the checksum field read as spaces.
@@ -238,8 +243,7 @@ mod tests {
         for kind in b"123456xgLK" {
             let mut block = header("n", 0, 0).unwrap();
             block[156] = *kind;
-            let sum = checksum(&block);
-            put(&mut block, 148, format!("{sum:06o}\0 ").as_bytes());
+            seal(&mut block);
             assert_eq!(parse(&block), Err(TarError::NotAFile(char::from(*kind))));
         }
     }
@@ -260,8 +264,7 @@ mod tests {
         for (at, len, good) in [(100, 8, true), (136, 12, true), (124, 12, false)] {
             let mut block = header("n", 5, 7).unwrap();
             put(&mut block, at, &[0; 12][..len]);
-            let sum = checksum(&block);
-            put(&mut block, 148, format!("{sum:06o}\0 ").as_bytes());
+            seal(&mut block);
             assert_eq!(RawHeader::parse(&block).is_ok(), good, "{at}");
         }
     }
