@@ -9,6 +9,7 @@ pub mod handed;
 pub mod health;
 pub mod http;
 pub mod install;
+pub mod rehearsal;
 pub mod report;
 pub mod seams;
 pub mod slots;

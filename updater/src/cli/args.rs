@@ -115,9 +115,16 @@ pub enum Command {
     },
     /// Check that this device can be updated safely: slots, boot loader, space, clock, keys
     SelfTest {
+        /// Instead, let the updater of this slot (`a` or `b`) prove, from that slot and without changing anything, that
+        /// it could work here
+        #[arg(long)]
+        slot: Option<String>,
         /// State folder, when it is not below the root that is looked at
         #[arg(long, value_name = "FOLDER", hide = true)]
         state: Option<PathBuf>,
+        /// Folder that stands for /etc/flipside
+        #[arg(long, value_name = "FOLDER", hide = true)]
+        etc: Option<PathBuf>,
     },
     /// Run the updater (started by the service manager)
     Daemon {

@@ -79,7 +79,11 @@ pub async fn run(args: Args, output: &Output) -> Result<Exit, Failed> {
             change(&place, "Retry", &[&manifest], "Allowed again; `flipside check` looks for it.", output).await
         }
         Command::Config { what } => Ok(config::run(what, &place.root, output)),
-        Command::SelfTest { state } => Ok(selftest::run(&place.device(), state, output)),
+        Command::SelfTest { slot: Some(slot), .. } => selftest::of_slot(&place.device(), &slot, output),
+        Command::SelfTest { slot: None, state, etc } => {
+            let looked_at = Device::open_with(&place.root, place.simulated, state, etc.as_deref());
+            Ok(selftest::run(&looked_at, output))
+        }
         Command::Daemon { idle_exit, debug } => {
             daemon::run(place.device(), daemon::Options::new(idle_exit, debug)).await?;
             Ok(Exit::Ok)

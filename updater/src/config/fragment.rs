@@ -209,6 +209,8 @@ fragment! {
         soak_seconds: u64,
         /// Seconds one executable check may take.
         check_timeout_seconds: u64,
+        /// Run the new system's own updater, read-only, before a restart.
+        rehearsal: bool,
     }
 }
 fragment! {

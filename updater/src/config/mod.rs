@@ -17,6 +17,7 @@ pub use updater_core::policy::Mode;
 pub use validated::{Approval, Boot, Clock, Config, Device, Health, Image, Limits, Slots, Source, Windows, mode_word};
 
 use fragment::Fragment;
+use layers::Sources;
 use leaves::{Leaves, Origins};
 
 /// How bad a finding is.
@@ -56,10 +57,16 @@ pub struct Loaded {
 /// Reads the configuration of the system under `root` (`/` on the device).
 #[must_use]
 pub fn load(root: &Path) -> Loaded {
+    load_from(&Sources::under(root))
+}
+
+/// Reads the configuration that lies in several places.
+#[must_use]
+pub fn load_from(sources: &Sources<'_>) -> Loaded {
     let mut table = toml::Table::new();
     let mut origins = Origins::new();
     let mut findings = Vec::new();
-    for (file, text) in layers::read(root) {
+    for (file, text) in layers::read(sources) {
         let mut report = |severity, message| findings.push(Finding { severity, file: Some(file.clone()), message });
         let (fragment, written) = match text.and_then(|text| Fragment::parse(&text)) {
             Ok(read) => read,

@@ -145,6 +145,8 @@ pub struct Health {
     pub soak: Duration,
     /// Longest run of one executable check.
     pub check_timeout: Duration,
+    /// Whether the new system's own updater is run before a restart.
+    pub rehearsal: bool,
 }
 
 /// When downloads and restarts may happen, local time; none = always.
@@ -258,6 +260,7 @@ impl Config {
                 deadline: seconds(health.deadline_seconds, 180),
                 soak: seconds(health.soak_seconds, 10),
                 check_timeout: seconds(health.check_timeout_seconds, 30),
+                rehearsal: health.rehearsal.unwrap_or(true),
             },
             windows: Windows { download: self::windows(windows.download), reboot: self::windows(windows.reboot) },
             clock: Clock { trust_rtc: f.clock.and_then(|c| c.trust_rtc).unwrap_or(false) },

@@ -22,6 +22,7 @@ use crate::bootctl::loader::Loader;
 use crate::bootctl::sim::Sim;
 use crate::bootctl::systemd_boot::SystemdBoot;
 use crate::bootctl::uboot::UBoot;
+use crate::config::layers::Sources;
 use crate::config::{self, Image, Loaded, Severity, under};
 use crate::slots::booted::{booted_slot, read_cmdline};
 use crate::slots::{Place, Roots, SlotMap};
@@ -40,6 +41,8 @@ pub struct Device {
     pub root: PathBuf,
     /// Slots in a folder, a file as boot loader, no systemd.
     pub simulated: bool,
+    /// State or configuration are those of a running system, and the root is another one's: it is only looked at.
+    pub elsewhere: bool,
     /// Journal, slot records, evidence.
     pub state: PathBuf,
     /// The configuration.
@@ -50,8 +53,16 @@ impl Device {
     /// The device below `root`.
     #[must_use]
     pub fn open(root: &Path, simulated: bool) -> Self {
-        let state = root.join("var/lib/flipside");
-        Self { root: root.to_owned(), simulated, state, loaded: config::load(root) }
+        Self::open_with(root, simulated, None, None)
+    }
+
+    /// The system below `root`, with the state and the owner's configuration of where it shall run.
+    #[must_use]
+    pub fn open_with(root: &Path, simulated: bool, state: Option<PathBuf>, etc: Option<&Path>) -> Self {
+        let elsewhere = state.is_some() || etc.is_some();
+        let state = state.unwrap_or_else(|| root.join("var/lib/flipside"));
+        let loaded = config::load_from(&Sources::under(root).with_etc(etc));
+        Self { root: root.to_owned(), simulated, elsewhere, state, loaded }
     }
 
     /// What the machine is made of.

@@ -21,8 +21,9 @@ use crate::http::retry::Patience;
 use crate::http::{Client, FetchError, Settings};
 use crate::install::place::Finder;
 use crate::install::{Pipeline, Setup};
+use crate::rehearsal::{NoRehearsal, SelfTest};
 use crate::report::Poster;
-use crate::seams::Rebooter;
+use crate::seams::{Rebooter, Rehearsal};
 use crate::store::Releases;
 use crate::store::reports::Spool;
 use crate::system::chain;
@@ -97,6 +98,7 @@ pub(super) fn assemble(device: &Device, host: Option<Bus>) -> Result<Assembled, 
         installer: Arc::new(Pipeline::new(install(device, client, Arc::clone(&trust), handed.clone()))),
         journal: Arc::new(device.journal()),
         rebooter,
+        rehearsal: rehearsal(device),
         reports: spool,
         trust,
     };
@@ -113,6 +115,14 @@ fn poster(device: &Device, client: &Client, spool: &Arc<Spool>) -> Option<Poster
         key_file: device.state.join("report-key.pem"),
         device: device.setup().device.id,
     })
+}
+
+fn rehearsal(device: &Device) -> Arc<dyn Rehearsal> {
+    if device.simulated || !device.loaded.config.health.rehearsal {
+        return Arc::new(NoRehearsal);
+    }
+    // The link is the kernel's: it works even when the file was replaced by an upgrade of the package.
+    Arc::new(SelfTest { program: "/proc/self/exe".into() })
 }
 
 fn evidence(device: &Device) -> EvidenceFolder {

@@ -14,7 +14,7 @@ use updater_core::machine::{Machine, Setup};
 
 use crate::seams::{
     ApprovalSource, BootControl, Clock, Evidence, HealthProbe, Inhibitors, Installer, JournalStore, Rebooter,
-    ReleaseSource, ReportSpool, SurroundingsProbe,
+    Rehearsal, ReleaseSource, ReportSpool, SurroundingsProbe,
 };
 use crate::trust::TrustStore;
 
@@ -53,6 +53,8 @@ pub struct Seams {
     pub journal: Arc<dyn JournalStore>,
     /// Reboots.
     pub rebooter: Arc<dyn Rebooter>,
+    /// Tries the updater of a new slot.
+    pub rehearsal: Arc<dyn Rehearsal>,
     /// Reports for the fleet host.
     pub reports: Arc<dyn ReportSpool>,
     /// Keys.

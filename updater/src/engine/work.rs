@@ -89,8 +89,10 @@ async fn install(update: Update, context: &Context) -> Result<Finished, Failure>
 async fn verify(update: Update, context: &Context) -> Result<Finished, Failure> {
     let request = request(update, context).await?;
     let seams = &context.seams;
-    let checked = seams.installer.verify(&request, &context.progress, &context.cancel).await;
-    checked.map(|()| Finished::Verified).map_err(install_failure)
+    seams.installer.verify(&request, &context.progress, &context.cancel).await.map_err(install_failure)?;
+    // After the read-back: what runs here is what the release keys signed.
+    let tried = seams.rehearsal.rehearse(request.update.target).await;
+    tried.map(|()| Finished::Verified).map_err(|error| Failure::new(Reason::HealthFailed, error.to_string()))
 }
 
 /// The running slot is asked anew: a target that turns out to be running is refused here, whatever was decided before.

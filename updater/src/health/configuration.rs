@@ -32,7 +32,8 @@ fn check(required: bool, verdict: Verdict, detail: String) -> HealthCheck {
 }
 
 /// Whether a file (as seen from `root`) is in the file system of the slot, which its `/usr` is in, too.
-fn came_with_system(root: &Path, file: &Path) -> bool {
+#[must_use]
+pub fn came_with_system(root: &Path, file: &Path) -> bool {
     let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
     let file = root.join(file.strip_prefix("/").unwrap_or(file));
     device(&file).is_some_and(|found| device(&root.join("usr")).or_else(|| device(root)) == Some(found))

@@ -105,8 +105,7 @@ pub trait Installer: Send + Sync {
         cancel: &'a Cancel,
     ) -> BoxFuture<'a, Result<Transfer, InstallError>>;
 
-    /// Reads the whole target back from the device, past every cache, and compares with the signed digests. Then, where
-    /// configured, lets the new slot's own updater prove that it can read today's configuration and journal.
+    /// Reads the whole target back from the device, past every cache, and compares with the signed digests.
     fn verify<'a>(
         &'a self,
         request: &'a InstallRequest,

@@ -16,6 +16,7 @@ pub mod inhibitors;
 pub mod installer;
 pub mod journal;
 pub mod rebooter;
+pub mod rehearsal;
 pub mod reports;
 
 pub use boot_control::{BootControl, BootError, BootErrorKind};
@@ -27,6 +28,7 @@ pub use inhibitors::{Hold, Inhibitors};
 pub use installer::{Cancel, InstallError, InstallRequest, Installer, ProgressSink};
 pub use journal::{JournalStore, StoreError};
 pub use rebooter::{RebootError, Rebooter};
+pub use rehearsal::{Rehearsal, RehearsalError};
 pub use reports::ReportSpool;
 
 /// A future that a trait object can return.

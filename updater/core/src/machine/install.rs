@@ -111,6 +111,10 @@ impl Machine {
             Ok(_) => self.install_failed(now, &Failure::new(Reason::Internal, "not a read-back"), out),
             Err(failure) => {
                 *self.journal.slots.get_mut(update.target) = None;
+                if failure.reason == Reason::HealthFailed {
+                    // The new system said so itself, on today's configuration: another download would say the same.
+                    self.block_current(now, failure.reason, &failure.detail);
+                }
                 self.install_failed(now, &failure, out);
             }
         }

@@ -89,6 +89,8 @@ pub enum Quality {
     NoBoot,
     /// What is on the server does not match its index.
     Corrupt,
+    /// Its own updater can not work on this device, and says so when it is tried before the restart.
+    Unfit,
 }
 
 /// What the region says, and whether it can be heard.
@@ -152,6 +154,7 @@ fn quality() -> impl Strategy<Value = Quality> {
         1 => Just(Quality::Slow),
         2 => Just(Quality::NoBoot),
         1 => Just(Quality::Corrupt),
+        1 => Just(Quality::Unfit),
     ]
 }
 

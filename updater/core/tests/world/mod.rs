@@ -41,7 +41,11 @@ pub fn play(actions: &[Action], mut trace: Option<&mut dyn FnMut(&str)>) -> Resu
         result.map_err(|violation| format!("action {number} {action:?}: {violation}\n  {}", world.line()))?;
     }
     // A bad release and then a good one; which kind of bad is as random as the history.
-    let bad = if actions.len().is_multiple_of(2) { action::Quality::Sick } else { action::Quality::NoBoot };
+    let bad = match actions.len() % 3 {
+        0 => action::Quality::Sick,
+        1 => action::Quality::NoBoot,
+        _ => action::Quality::Unfit,
+    };
     for quality in [bad, action::Quality::Good] {
         let end = invariants::liveness(&mut world, quality);
         tell(&mut world, &|_| format!("     left alone with a {quality:?} release"));

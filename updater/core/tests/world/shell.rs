@@ -188,6 +188,9 @@ impl World {
                 if *self.disk.get(update.target) != Content::Whole(update.release.counter) {
                     return Err(Failure::new(Reason::ImageMismatch, "rootfs"));
                 }
+                if self.region.releases.get(&update.release.counter) == Some(&Quality::Unfit) {
+                    return Err(Failure::new(Reason::HealthFailed, "its own updater: no trust root"));
+                }
                 *self.read_back.get_mut(update.target) = true;
                 Ok(Finished::Verified)
             }
@@ -228,7 +231,7 @@ impl World {
         let verdict = match self.quality(self.booted) {
             Some(Quality::Good | Quality::Corrupt) => Verdict::Passed,
             Some(Quality::Slow) => Verdict::Pending,
-            Some(Quality::Sick | Quality::NoBoot) | None => Verdict::Failed,
+            Some(Quality::Sick | Quality::NoBoot | Quality::Unfit) | None => Verdict::Failed,
         };
         self.well = verdict == Verdict::Passed;
         let check = |name: &str, required, verdict| HealthCheck {

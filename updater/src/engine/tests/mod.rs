@@ -120,6 +120,29 @@ async fn an_unhealthy_new_system_leaves_evidence_and_goes_back() {
 }
 
 #[tokio::test]
+async fn a_release_whose_own_updater_says_no_is_never_armed_and_not_fetched_again() {
+    let world = World::new();
+    world.updater_broken.store(true, Ordering::SeqCst);
+    let handle = start(&world).await;
+    check(&handle).await;
+    let status = until(&handle, "failure", |status| status.last_error.is_some()).await;
+    let error = status.last_error.unwrap();
+    assert_eq!((error.reason, error.detail.as_str()), (Reason::HealthFailed, "no trust root"));
+    let story = world.story();
+    let place = |what: &str| story.iter().position(|line| line == what).unwrap_or_else(|| panic!("{what}: {story:?}"));
+    assert!(place("verify b") < place("rehearse b"), "what is run was read back before: {story:?}");
+    assert!(!world.did("arm b"), "{story:?}");
+    world.log.lock().unwrap().clear();
+    world.updater_broken.store(false, Ordering::SeqCst);
+    check(&handle).await;
+    let status = until(&handle, "refusal", |status| {
+        status.waiting.as_ref().is_some_and(|waiting| waiting.reason == Reason::BlockedAfterFallback)
+    })
+    .await;
+    assert!(!world.did("install b"), "{status:?}");
+}
+
+#[tokio::test]
 async fn a_health_check_that_hangs_does_not_outlast_the_deadline() {
     let world = World::new();
     {

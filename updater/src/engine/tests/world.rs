@@ -38,6 +38,7 @@ pub(super) struct World {
     pub healthy: AtomicBool,
     pub health_hangs: AtomicBool,
     pub installer_waits: AtomicBool,
+    pub updater_broken: AtomicBool,
     pub approval: Mutex<Option<Vec<u8>>>,
     pub channel: Vec<u8>,
     pub recall: Mutex<Option<Vec<u8>>>,
@@ -159,6 +160,7 @@ impl World {
             healthy: AtomicBool::new(true),
             health_hangs: AtomicBool::new(false),
             installer_waits: AtomicBool::new(false),
+            updater_broken: AtomicBool::new(false),
             approval: Mutex::new(Some(approval(manifest.release(), RolloutState::Rolling, 3))),
             channel: sign(CHANNEL_TYPE, channel.to_bytes().unwrap(), &key(2)),
             recall: Mutex::default(),
@@ -204,6 +206,7 @@ impl World {
             installer: self.clone(),
             journal: self.clone(),
             rebooter: self.clone(),
+            rehearsal: self.clone(),
             reports: self.clone(),
             trust: self.trust.clone(),
         }
@@ -324,6 +327,14 @@ impl Evidence for World {
     fn keep<'a>(&'a self, request: &'a EvidenceRequest) -> BoxFuture<'a, Result<(), String>> {
         self.note(format!("evidence {}", request.reason));
         Box::pin(async { Ok(()) })
+    }
+}
+
+impl Rehearsal for World {
+    fn rehearse(&self, slot: SlotId) -> BoxFuture<'_, Result<(), RehearsalError>> {
+        self.note(format!("rehearse {slot}"));
+        let broken = self.updater_broken.load(Ordering::SeqCst);
+        Box::pin(async move { if broken { Err(RehearsalError("no trust root".into())) } else { Ok(()) } })
     }
 }
 
