@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use serde::Serialize;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 
 use crate::reason::Reason;
 
@@ -69,6 +71,25 @@ pub fn check(bytes: &[u8], limits: Limits) -> Result<(), JsonError> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     Strict { depth_left: limits.depth }.deserialize(&mut deserializer).map_err(JsonError::Syntax)?;
     deserializer.end().map_err(JsonError::Syntax)
+}
+
+/// Anything as a JSON value.
+///
+/// By way of its text, as [`from_value`]: one serializer and one deserializer then serve all types, and those that write
+/// into and read from values directly, a copy of them for each type, stay out of the device's binary.
+///
+/// # Errors
+/// It can not be written as JSON: a map whose keys are no texts, say.
+pub fn to_value(of: &impl Serialize) -> Result<Value, serde_json::Error> {
+    serde_json::from_slice(&serde_json::to_vec(of)?)
+}
+
+/// A JSON value as a type.
+///
+/// # Errors
+/// It does not fit.
+pub fn from_value<T: DeserializeOwned>(value: &Value) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(&serde_json::to_vec(value)?)
 }
 
 /// Visits every value without keeping any but the keys of the objects it stands in.

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use bundle::json;
 use updater_core::status::{StateName, Status};
 
 use super::status::progress_line;
@@ -60,7 +61,7 @@ impl Bar {
             Self::Silent => {}
             Self::Json { last } => {
                 if last.as_deref() != Some(status) {
-                    let event = serde_json::json!({"format": 1, "event": "status", "status": status});
+                    let event = serde_json::json!({"format": 1, "event": "status", "status": json::to_value(status).unwrap_or_default()});
                     let _ = writeln!(io::stdout(), "{event}");
                     *last = Some(Box::new(status.clone()));
                 }

@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bundle::json;
 use updater_core::slot::SlotId;
 use updater_core::status::{Explanation, Status};
 
@@ -140,7 +141,7 @@ async fn show_history(place: &Place, output: &Output) -> Result<Exit, Failed> {
         Err(ClientError::NoBus(_) | ClientError::NoDaemon(_)) => read::history(&place.device()),
         Err(e) => return Err(e.into()),
     };
-    let document = serde_json::json!({"outcomes": outcomes});
+    let document = serde_json::json!({"outcomes": json::to_value(&outcomes).unwrap_or_default()});
     output.page(|| history::render(&outcomes, &place.reader()), &document);
     Ok(Exit::Ok)
 }

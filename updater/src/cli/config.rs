@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use bundle::json;
 use serde_json::json;
 
 use super::args::ConfigCommand;
@@ -15,12 +16,16 @@ pub fn run(what: ConfigCommand, root: &Path, output: &Output) -> Exit {
     let loaded = config::load(root);
     match what {
         ConfigCommand::Show { origin } => {
-            let document = json!({"values": loaded.values, "origins": loaded.origins, "findings": loaded.findings});
+            let document = json!({"values": json::to_value(&loaded.values).unwrap_or_default(), "origins": loaded.origins,
+                "findings": json::to_value(&loaded.findings).unwrap_or_default()});
             output.page(|| show(&loaded, origin), &document);
             Exit::Ok
         }
         ConfigCommand::Check => {
-            output.page(|| check(&loaded.findings), &json!({"findings": loaded.findings}));
+            output.page(
+                || check(&loaded.findings),
+                &json!({"findings": json::to_value(&loaded.findings).unwrap_or_default()}),
+            );
             let broken = loaded.findings.iter().any(|f| f.severity == Severity::Error);
             if broken { Exit::Failed } else { Exit::Ok }
         }

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use bundle::json;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -49,7 +50,7 @@ impl Output {
 }
 
 fn with_format(document: &impl Serialize) -> Value {
-    let mut value = serde_json::to_value(document).unwrap_or_default();
+    let mut value = json::to_value(document).unwrap_or_default();
     if let Value::Object(fields) = &mut value {
         fields.entry("format").or_insert(FORMAT.into());
     }

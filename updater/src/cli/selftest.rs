@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 
+use bundle::json;
 use nix::sys::statfs::{MSDOS_SUPER_MAGIC, statfs};
 use serde::Serialize;
 use serde_json::json;
@@ -47,7 +48,10 @@ pub fn run(device: &Device, output: &Output) -> Exit {
     let elsewhere = device.elsewhere || (device.root != Path::new("/") && !device.simulated);
     let tests = tests(device, elsewhere);
     let failed = tests.iter().any(|t| t.verdict == Verdict::Failed);
-    output.page(|| render(&tests), &json!({"tests": tests, "result": if failed { "failed" } else { "ok" }}));
+    output.page(
+        || render(&tests),
+        &json!({"tests": json::to_value(&tests).unwrap_or_default(), "result": if failed { "failed" } else { "ok" }}),
+    );
     if failed { Exit::Failed } else { Exit::Ok }
 }
 

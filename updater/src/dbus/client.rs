@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use bundle::json;
 use bundle::reason::Reason;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
@@ -12,8 +13,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, timeout};
 use updater_core::history::Outcome;
 use updater_core::status::{Explanation, Status};
-use zbus::proxy::{MethodFlags, SignalStream};
-use zbus::{Connection, Fd, OwnedObjectPath, OwnedVariant, Proxy, Structure, Type, Variant, connection};
+use zbus::message::{Flags, Type as Kind};
+use zbus::{
+    Connection, Fd, MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant, Structure, Type, Variant,
+    connection,
+};
 
 use super::error::reason_of;
 use super::values::Dict;
@@ -118,18 +122,42 @@ impl Client {
     where
         R: DeserializeOwned + Type,
     {
-        let proxy = Proxy::new(&self.connection, NAME, path, interface).await.map_err(from_zbus)?;
-        // The flag says that a person waits: polkit may ask for a password, and a backoff is not waited out.
-        let flags = if self.unattended { MethodFlags::empty() } else { MethodFlags::ALLOW_INTERACTIVE_AUTH };
-        let call = async {
-            match &arguments {
-                None => proxy.call_with_flags(method, flags, &()).await,
-                Some(arguments) => proxy.call_with_flags(method, flags, arguments).await,
-            }
+        let exchange = self.exchange(path, interface, method, arguments);
+        let reply = timeout(CALL_TIMEOUT, exchange).await.unwrap_or_else(|_| Err(timed_out())).map_err(from_zbus)?;
+        reply.body().deserialize().map_err(|e| ClientError::Answer(e.to_string()))
+    }
+
+    /// Sends a call and waits for its reply, for as long as it takes.
+    ///
+    /// By hand, because a call of the connection takes no flags, and the library's proxies, which do, bring a cache of
+    /// properties that would be a hundredth of the binary.
+    async fn exchange(
+        &self,
+        path: &str,
+        interface: &str,
+        method: &str,
+        arguments: Arguments<'_>,
+    ) -> zbus::Result<Message> {
+        let mut call = Message::method_call(path, method).destination(NAME).interface(interface);
+        if !self.unattended {
+            // A person waits: polkit may ask for a password, and a backoff is not waited out.
+            call = call.with_flags(Flags::ALLOW_INTERACTIVE_AUTH);
+        }
+        let call = match &arguments {
+            None => call.build(&())?,
+            Some(arguments) => call.build(arguments)?,
         };
-        // The connection's own time-out holds for calls without flags only.
-        let reply = timeout(CALL_TIMEOUT, call).await.map_err(|_| ClientError::NoDaemon(timed_out()))?;
-        reply.map_err(from_zbus)?.ok_or_else(|| ClientError::Answer("no reply".to_owned()))
+        let serial = call.primary_header().serial_num();
+        // Listens before it asks, or a quick reply would be missed.
+        let mut replies = MessageStream::from(&self.connection);
+        self.connection.send(&call).await?;
+        while let Some(message) = next(&mut replies).await {
+            let message = message?;
+            if message.header().reply_serial() == Some(serial) {
+                return if message.message_type() == Kind::Error { Err(message.into()) } else { Ok(message) };
+            }
+        }
+        Err(zbus::Error::InputOutput(Arc::new(std::io::ErrorKind::ConnectionAborted.into())))
     }
 
     /// Status and explanation, whole.
@@ -149,7 +177,7 @@ impl Client {
         let dicts: Vec<Dict> = self.call("History", None).await?;
         dicts
             .into_iter()
-            .map(|dict| serde_json::from_value(json_of(dict)).map_err(|e| ClientError::Answer(e.to_string())))
+            .map(|dict| json::from_value(&json_of(dict)).map_err(|e| ClientError::Answer(e.to_string())))
             .collect()
     }
 
@@ -194,22 +222,32 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn changes(&self) -> Result<Changes, ClientError> {
-        let proxy = Proxy::new(&self.connection, NAME, PATH, "org.freedesktop.DBus.Properties").await;
-        let mut stream = proxy.map_err(from_zbus)?.receive_signal("PropertiesChanged").await.map_err(from_zbus)?;
+        let mut stream = self.signals().await.map_err(from_zbus)?;
         let changed = Arc::new(Notify::new());
         let told = Arc::clone(&changed);
         // Emptied by a task of its own: a full queue stops the whole connection, and the reply that its owner waits for
         // would never be read. Ends with the bus; the owner's next call will say so.
         let listener = tokio::spawn(async move {
-            while next_signal(&mut stream).await.is_some() {
+            while next(&mut stream).await.is_some() {
                 told.notify_one();
             }
         });
         Ok(Changes { changed, listener })
     }
+
+    async fn signals(&self) -> zbus::Result<MessageStream> {
+        let rule = MatchRule::builder()
+            .msg_type(Kind::Signal)
+            .sender(NAME)
+            .path(PATH)
+            .interface("org.freedesktop.DBus.Properties")
+            .member("PropertiesChanged")
+            .build()?;
+        MessageStream::for_match_rule(rule, &self.connection, None).await
+    }
 }
 
-async fn next_signal(stream: &mut SignalStream<'static>) -> Option<zbus::Message> {
+async fn next(stream: &mut MessageStream) -> Option<zbus::Result<Message>> {
     std::future::poll_fn(|context| {
         zbus::export::futures_core::Stream::poll_next(std::pin::Pin::new(&mut *stream), context)
     })
@@ -243,7 +281,7 @@ impl Drop for Changes {
 fn json_field<T: DeserializeOwned>(dict: &Dict, name: &str) -> Result<T, ClientError> {
     let text = dict.get(name).and_then(|v| <&str>::try_from(v).ok());
     let text = text.ok_or_else(|| ClientError::Answer(format!("{name} is missing")))?;
-    serde_json::from_str(text).map_err(|e| ClientError::Answer(format!("{name}: {e}")))
+    serde_json::from_slice(text.as_bytes()).map_err(|e| ClientError::Answer(format!("{name}: {e}")))
 }
 
 /// The way back of `values::dict`.

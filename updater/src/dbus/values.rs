@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use bundle::json;
 use serde::Serialize;
 use serde_json::Value;
 use updater_core::status::{ProgressPhase, Status};
@@ -22,7 +23,7 @@ pub const UNKNOWN: u64 = u64::MAX;
 /// Anything that serialises to a JSON object, as a dictionary; empty for everything else (`null` above all).
 #[must_use]
 pub fn dict(of: &impl Serialize) -> Dict {
-    match serde_json::to_value(of) {
+    match json::to_value(of) {
         Ok(Value::Object(fields)) => {
             fields.into_iter().filter_map(|(name, value)| Some((name, owned(variant(value)?)?))).collect()
         }

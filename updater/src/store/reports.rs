@@ -59,7 +59,7 @@ impl Spool {
     /// As the file system says.
     pub fn oldest(&self, limit: usize) -> io::Result<Vec<Report>> {
         let text = self.read()?;
-        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).take(limit).collect())
+        Ok(text.lines().filter_map(|line| serde_json::from_slice(line.as_bytes()).ok()).take(limit).collect())
     }
 
     /// Forgets reports that the host has.
@@ -69,7 +69,9 @@ impl Spool {
     pub fn forget(&self, delivered: &[Report]) -> io::Result<()> {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let text = self.read()?;
-        let stays = |line: &&str| serde_json::from_str::<Report>(line).is_ok_and(|report| !delivered.contains(&report));
+        let stays = |line: &&str| {
+            serde_json::from_slice::<Report>(line.as_bytes()).is_ok_and(|report| !delivered.contains(&report))
+        };
         let rest: String = text.lines().filter(stays).flat_map(|line| [line, "\n"]).collect();
         durable::replace(&self.path, rest.as_bytes())
     }

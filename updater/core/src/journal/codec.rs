@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use bundle::digest::Digest;
+use bundle::json;
 use bundle::reason::Reason;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -46,7 +47,7 @@ pub struct EncodeError(#[source] serde_json::Error);
 pub fn encode(journal: &Journal) -> Result<Vec<u8>, EncodeError> {
     let mut fields = journal.extra.clone();
     // A struct is always an object.
-    if let Value::Object(known) = serde_json::to_value(journal).map_err(EncodeError)? {
+    if let Value::Object(known) = json::to_value(journal).map_err(EncodeError)? {
         fields.extend(known);
     }
     serde_json::to_vec(&fields).map_err(EncodeError)
@@ -111,7 +112,7 @@ impl Reader {
         let values: Map<String, Value> = self.field(name);
         let mut read = BTreeMap::new();
         for (key, value) in values {
-            match (key.parse(), serde_json::from_value(value)) {
+            match (key.parse(), json::from_value(&value)) {
                 (Ok(key), Ok(value)) => {
                     read.insert(key, value);
                 }
@@ -131,7 +132,7 @@ impl Reader {
         let values: Vec<Value> = self.field(name);
         let mut read = Vec::with_capacity(values.len());
         for value in values {
-            match serde_json::from_value(value) {
+            match json::from_value(&value) {
                 Ok(value) => read.push(value),
                 Err(error) => self.lost.push(loss(name, &error)),
             }
@@ -142,7 +143,7 @@ impl Reader {
 
 /// Removes and reads a field; none when it is missing or, noted as lost, unreadable.
 fn take<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str, lost: &mut Vec<Loss>) -> Option<T> {
-    match serde_json::from_value(fields.remove(name)?) {
+    match json::from_value(&fields.remove(name)?) {
         Ok(value) => Some(value),
         Err(error) => {
             lost.push(loss(name, &error));
