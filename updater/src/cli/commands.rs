@@ -56,7 +56,7 @@ pub async fn run(args: Args, output: &Output) -> Result<Exit, Failed> {
     let simulated = args.sim.is_some();
     let root = args.sim.or(args.root).unwrap_or_else(|| PathBuf::from("/"));
     let place = Place { root, simulated };
-    match args.command.unwrap_or(Command::Status { follow: false }) {
+    match args.command {
         Command::Status { follow } => show_status(&place, follow, output).await,
         Command::Explain => explain(&place, output).await,
         Command::History => show_history(&place, output).await,

@@ -8,6 +8,7 @@ mod commands;
 mod config;
 pub mod exit;
 mod follow;
+mod help;
 mod history;
 mod output;
 mod read;
@@ -15,24 +16,26 @@ mod selftest;
 mod sim;
 mod status;
 mod text;
+mod words;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-pub use args::Args;
+use args::{Args, Read};
 use exit::{Exit, Failed};
 use output::Output;
 
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(e) => {
-            let _ = e.print();
-            // Help and version are asked for; everything else is a wrong command line.
-            return if e.use_stderr() { ExitCode::from(Exit::Usage as u8) } else { ExitCode::SUCCESS };
+    let args = match args::read(std::env::args_os().skip(1)) {
+        Ok(Read::Run(args)) => args,
+        Ok(Read::Print(text)) => {
+            output::print(text.trim_end());
+            return ExitCode::SUCCESS;
+        }
+        Err(wrong) => {
+            output::note(&wrong.to_string());
+            return ExitCode::from(Exit::Usage as u8);
         }
     };
     let output = Output { json: args.json };

@@ -58,7 +58,7 @@ fn with_format(document: &impl Serialize) -> Value {
 }
 
 /// Standard output. A closed pipe (`| head`) is no error.
-fn print(line: &str) {
+pub fn print(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
