@@ -9,6 +9,7 @@ use bundle::approval::Weekday;
 use serde::Deserialize;
 use updater_core::policy::Mode;
 
+use super::leaves;
 use crate::bootctl::loader::MAX_TRIES;
 
 /// How an image of a slot is stored.
@@ -252,6 +253,12 @@ fragment! {
     }
 }
 
+/// What serde_json says, without line and column.
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(text.clone(), |(text, _)| text.to_owned())
+}
+
 impl Fragment {
     /// Reads a file's text. The table is what stands there, unknown keys included.
     ///
@@ -260,8 +267,36 @@ impl Fragment {
     pub fn parse(text: &str) -> Result<(Self, toml::Table), String> {
         let said = |e: toml::de::Error| e.to_string().trim().replace('\n', " ");
         let table: toml::Table = text.parse().map_err(said)?;
-        let fragment = table.clone().try_into().map_err(said)?;
-        Ok((fragment, table))
+        Ok((Self::typed(&table)?, table))
+    }
+
+    /// A table as a fragment; keys that nobody knows are passed over.
+    ///
+    /// By way of JSON, so that one deserializer serves everything that is read ([`bundle::json`]).
+    ///
+    /// # Errors
+    /// A sentence that names the key: a value of the wrong type.
+    pub fn typed(table: &toml::Table) -> Result<Self, String> {
+        let leaves = leaves::of_table(table);
+        // JSON has no word for these; they would count as not set.
+        if let Some((key, _)) = leaves.iter().find(|(_, v)| v.as_float().is_some_and(|n| !n.is_finite())) {
+            return Err(format!("not a number that can be used in `{key}`"));
+        }
+        let read = |table: &toml::Table| serde_json::to_vec(table).and_then(|text| serde_json::from_slice(&text));
+        let whole: serde_json::Error = match read(table) {
+            Ok(fragment) => return Ok(fragment),
+            Err(error) => error,
+        };
+        // Its place in the JSON tells nobody anything: each key is read alone to find the one.
+        for (key, value) in leaves {
+            let alone = key
+                .rsplit('.')
+                .fold(value, |value, name| toml::Value::Table(std::iter::once((name.to_owned(), value)).collect()));
+            if let Some(Err(error)) = alone.as_table().map(|alone| read(alone).map(|_: Self| ())) {
+                return Err(format!("{} in `{key}`", without_place(&error)));
+            }
+        }
+        Err(without_place(&whole))
     }
 
     /// True for a dotted key that some field takes.
@@ -330,6 +365,10 @@ mod tests {
     fn a_mistake_is_said_with_its_place() {
         let error = Fragment::parse("channel = \"x\"\nmode = \"sometimes\"\n").unwrap_err();
         assert!(error.contains("`mode`") && error.contains("sometimes"), "{error}");
+        let error = Fragment::parse("[health]\nsoak_seconds = nan\n").unwrap_err();
+        assert!(error.contains("`health.soak_seconds`"), "{error}");
+        let error = Fragment::parse("[slots.a]\nrootfs = { kind = 1 }\n[boot]\ntries = 3\n").unwrap_err();
+        assert!(error.contains("`slots.a.rootfs.kind`") && !error.contains("line"), "{error}");
         let error = Fragment::parse("channel = \"x\"\nmode = \n").unwrap_err();
         assert!(error.contains("line 2"), "{error}");
     }

@@ -92,7 +92,7 @@ pub fn load_from(sources: &Sources<'_>) -> Loaded {
     }
     let mut values = leaves::of_table(&table);
     values.retain(|key, _| Fragment::knows_key(key));
-    let merged: Fragment = table.try_into().unwrap_or_default();
+    let merged: Fragment = Fragment::typed(&table).unwrap_or_default();
     let (config, problems) = Config::from_merged(merged);
     findings.extend(problems.into_iter().map(|(severity, message)| Finding { severity, file: None, message }));
     Loaded { config, values, origins, findings }
