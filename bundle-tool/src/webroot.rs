@@ -36,6 +36,11 @@ impl WebRoot {
         self.0.join("trust").join(format!("{version}.dsse.json"))
     }
 
+    /// The folder that has one folder for each region.
+    pub fn approvals(&self) -> PathBuf {
+        self.0.join("approvals")
+    }
+
     /// The signed approval of a region for a channel.
     pub fn approval(&self, region: &str, channel: &str) -> PathBuf {
         self.0.join("approvals").join(region).join(format!("{channel}.dsse.json"))

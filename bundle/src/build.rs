@@ -18,6 +18,7 @@ mod compress;
 mod delta;
 mod frames;
 mod pipeline;
+mod room;
 mod tree;
 
 pub use assemble::replace_envelope;
@@ -177,6 +178,7 @@ pub fn build(
     let mut parts = Vec::new();
     let mut frames = Vec::new();
     manifest.images.clear();
+    room::check(&manifest, sources)?;
     for source in sources {
         let created = manifest.mtime();
         let (image, part, stats) = build_image(source, created, settings, folder, progress)?;

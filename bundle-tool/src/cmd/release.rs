@@ -71,6 +71,9 @@ pub struct Args {
     /// Make deltas from that many of the releases before
     #[arg(long, value_name = "N", default_value_t = 0, requires = "root")]
     deltas: usize,
+    /// Name only the newest N releases in the channel index (see `publish`)
+    #[arg(long, value_name = "N", requires = "root")]
+    keep: Option<usize>,
     /// Bundle of the release before, to compare benchmarks with (default: the newest in the channel that has them)
     #[arg(long, value_name = "FILE")]
     previous: Option<PathBuf>,

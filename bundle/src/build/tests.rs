@@ -241,3 +241,21 @@ proptest! {
         prop_assert!(read_back(&one, &manifest).unwrap() == images);
     }
 }
+
+#[test]
+fn a_manifest_too_large_to_be_signed_is_refused_before_anything_is_compressed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut manifest = template();
+    let build = |manifest: Manifest| {
+        // An image that is not there: only what is asked before it is read can answer.
+        let path = dir.path().join("missing");
+        let source = Source { name: "x".to_owned(), kind: ImageKind::Block, path, chunks: ChunkChoice::Auto };
+        build(manifest, &[source], &Settings::default(), &dir.path().join("out"), &|_| {}).unwrap_err()
+    };
+    // 778 kB of body just fit into 1 MiB of envelope, were it not for the signatures.
+    manifest.attestations.insert("log".to_owned(), "x".repeat(777_500).into());
+    let error = build(manifest.clone()).to_string();
+    assert!(error.contains("the manifest is too large") && error.contains("1048576"), "{error}");
+    manifest.attestations.insert("log".to_owned(), "x".repeat(770_000).into());
+    assert!(matches!(build(manifest), BuildError::Read { .. }));
+}

@@ -93,6 +93,7 @@ pub fn publish(args: &Args, plan: &mut Plan, digest: Digest) -> Result<Option<Pu
         trust: args.trust.clone(),
         blindly_replace_channel: false,
         deltas: args.deltas,
+        keep: args.keep,
         effort: Effort { level: args.level, threads: args.threads },
         quiet: args.quiet,
         json: args.json,
