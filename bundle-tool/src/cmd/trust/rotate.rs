@@ -12,7 +12,7 @@ use crate::{files, text};
 const EXAMPLE: &str = "Example: replace a stolen release key
   bundle-tool trust rotate trust.dsse.json --out trust-2.dsse.json --root-key keys/root.pem \\
       --add-release keys/release-2.pub.pem --remove-release 56cfcf3b0f26
-  cp trust-2.dsse.json /srv/updates/trust/2.dsse.json
+  bundle-tool trust publish trust-2.dsse.json --previous trust.dsse.json --root /srv/updates
 
 Devices take versions one at a time, and only when the root keys of the old *and* of the new version signed.
 Keys are removed by id, or the first 8 or more digits of it. Signatures may be added later: bundle-tool sign.";
