@@ -10,6 +10,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 mod bychunks;
 mod cmd;
 mod content;
+mod crew;
 mod files;
 mod gate;
 mod output;

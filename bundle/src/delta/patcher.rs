@@ -116,6 +116,8 @@ impl Patcher {
 
     fn gather<O: OldImage + ?Sized>(&mut self, body: &Body<'_>, section: &Section, old: &O) -> Result<(), DeltaError> {
         self.prefix.clear();
+        // At once: growing bit by bit takes up to twice the memory.
+        self.prefix.reserve_exact(section.max_prefix as usize);
         for range in &body.prefix {
             let start = range.old * u64::from(BLOCK);
             // The last block of an image may be a short one.
