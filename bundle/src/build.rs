@@ -74,6 +74,15 @@ pub enum BuildError {
     Worker(#[from] Stopped),
 }
 
+/// Most threads that are ever started.
+const MAX_THREADS: usize = 256;
+
+/// Memory that building a bundle may take when nobody says how many threads, bytes.
+pub const BUILD_MEMORY: usize = 300_000_000;
+
+/// Of that: the program itself, and what it holds of the index of a large image.
+const BUILD_BASE: usize = 30_000_000;
+
 /// How frames are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -81,7 +90,7 @@ pub struct Settings {
     pub level: i32,
     /// Raw bytes of a frame: a multiple of 4 KiB, at most 4 MiB.
     pub frame_size: u32,
-    /// Worker threads; 0: one for each core.
+    /// Worker threads; 0: one for each core, as far as memory allows.
     pub threads: usize,
 }
 
@@ -94,14 +103,19 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Worker threads to start.
+    /// Worker threads to start: what was asked for, else one for each core as long as all of them, at `each` bytes,
+    /// stay within `memory`. Their number never shows in what they make.
     #[must_use]
-    pub fn workers(&self) -> usize {
+    pub fn workers(&self, memory: usize, each: usize) -> usize {
         match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, Into::into),
-            threads => threads.min(256),
+            0 => as_many(std::thread::available_parallelism().map_or(1, Into::into), memory, each),
+            threads => threads.min(MAX_THREADS),
         }
     }
+}
+
+fn as_many(cores: usize, memory: usize, each: usize) -> usize {
+    cores.min(memory / each.max(1)).clamp(1, MAX_THREADS)
 }
 
 /// An image to put into a bundle.

@@ -49,7 +49,7 @@ pub struct Args {
     /// Raw size of a frame (default 1MiB)
     #[arg(long, value_name = "SIZE", value_parser = text::size)]
     frame_size: Option<u32>,
-    /// Threads (default: all cores)
+    /// Threads (default: all cores, as far as 300 MB allow)
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Version instead of the recipe's

@@ -89,7 +89,7 @@ pub struct Args {
     /// zstd level, 1 to 22 (default 19)
     #[arg(long)]
     level: Option<i32>,
-    /// Threads (default: all cores)
+    /// Threads (default: all cores, as far as memory allows; see `build` and `delta`)
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Version instead of the recipe's

@@ -259,3 +259,19 @@ fn a_manifest_too_large_to_be_signed_is_refused_before_anything_is_compressed() 
     manifest.attestations.insert("log".to_owned(), "x".repeat(770_000).into());
     assert!(matches!(build(manifest), BuildError::Read { .. }));
 }
+
+#[test]
+fn without_a_number_of_threads_memory_bounds_them() {
+    for (level, frame_size) in [(19, 1 << 20), (19, 4 << 20), (22, 1 << 20), (3, 1 << 20)] {
+        let each = Compressor::new(level, frame_size).memory(frame_size).unwrap();
+        let fixed = BUILD_BASE + 4 * frame_size;
+        for cores in [1, 2, 8, 64, 512] {
+            let workers = as_many(cores, BUILD_MEMORY - fixed, each);
+            assert!((1..=cores).contains(&workers) && fixed + workers * each <= BUILD_MEMORY, "{level} {cores}");
+            // All cores of an ordinary build host.
+            assert!(workers >= cores.min(8) || frame_size > 1 << 20, "{level} {cores}: {workers}");
+        }
+    }
+    assert_eq!(Settings { threads: 1000, ..Settings::default() }.workers(1, 1), MAX_THREADS);
+    assert_eq!(Settings { threads: 3, ..Settings::default() }.workers(1, 1), 3);
+}
