@@ -1,7 +1,8 @@
 //! `bundle-tool extract`: an image back to a file, bit for bit, holes where it is zero.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{BufReader, Seek as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -74,13 +75,30 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Beside its place first, so that the folder appears whole or not at all.
+///
+/// In the same folder: a folder that its owner may not write can be renamed, but not moved into another.
 fn unpack_tree(tar: &File, folder: &Path, args: &Args) -> Result<()> {
     anyhow::ensure!(!args.out.exists(), "it exists already");
     let scratch = tempfile::tempdir_in(folder)?;
-    let inner = scratch.path().join("tree");
-    std::fs::create_dir(&inner)?;
     let owners = if args.keep_owners { Owners::Keep } else { Owners::Ours };
-    unpack(BufReader::new(tar), &inner, owners)?;
-    std::fs::rename(&inner, &args.out)?;
+    let unpacked = unpack(BufReader::new(tar), scratch.path(), owners).map_err(anyhow::Error::from);
+    match unpacked.and_then(|_| Ok(std::fs::rename(scratch.path(), &args.out)?)) {
+        Ok(()) => drop(scratch.keep()),
+        Err(error) => {
+            make_removable(scratch.path());
+            return Err(error);
+        }
+    }
     Ok(())
+}
+
+/// What is in a folder of mode 0555 can not be removed by its owner either. As far as it goes: the error that led here
+/// is the one to tell.
+fn make_removable(folder: &Path) {
+    let _ = std::fs::set_permissions(folder, Permissions::from_mode(0o700));
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            make_removable(&entry.path());
+        }
+    }
 }
