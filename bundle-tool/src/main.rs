@@ -87,7 +87,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The whole chain, once, here: no module prints errors of its own.
-            eprintln!("bundle-tool: {error:#}");
+            // It may quote what a stranger wrote; line ends are ours, of messages that show a place in a file.
+            let lines = format!("{error:#}").lines().map(output::harmless).collect::<Vec<_>>();
+            eprintln!("bundle-tool: {}", lines.join("\n"));
             if let Some(reason) = refusal::reason_of(&error) {
                 eprintln!("  refused: {reason} ({})", reason.sentence());
                 return ExitCode::from(3);
