@@ -289,7 +289,8 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Writes a file so that a reader sees all of it or nothing: temporary file, fsync, rename.
+/// Writes a file so that a reader sees all of it or nothing, and durably: temporary file, fsync, rename, fsync of the
+/// folder.
 ///
 /// # Errors
 /// When `write` fails, or the file system does.
@@ -300,6 +301,7 @@ pub fn publish<T>(out: &Path, write: impl FnOnce(&mut File) -> Result<T, BuildEr
     file.as_file().sync_all().map_err(BuildError::Write)?;
     make_readable(file.as_file()).map_err(BuildError::Write)?;
     file.persist(out).map_err(|error| BuildError::Write(error.error))?;
+    File::open(folder_of(out)).and_then(|folder| folder.sync_all()).map_err(BuildError::Write)?;
     Ok(result)
 }
 

@@ -212,10 +212,7 @@ impl Envelope {
     /// Says which of these it was: another type, no trusted key, a forged signature, too few. A threshold of 0 is
     /// read as 1: an unsigned document is never genuine.
     pub fn verify(&self, payload_type: &str, keys: &KeySet, threshold: usize) -> Result<Verified, DsseError> {
-        if self.payload_type != payload_type {
-            let expected = payload_type.to_owned();
-            return Err(DsseError::WrongType { expected, actual: self.payload_type.clone() });
-        }
+        self.check_type(payload_type)?;
         let threshold = threshold.max(1);
         let message = self.pae();
         let mut signers = BTreeSet::new();
@@ -235,6 +232,17 @@ impl Envelope {
             None if signers.is_empty() => DsseError::KeyUnknown,
             None => DsseError::ThresholdNotMet { valid: signers.len(), threshold },
         })
+    }
+
+    /// Whether the body says that it is a document of that type; signatures are another matter.
+    ///
+    /// # Errors
+    /// [`DsseError::WrongType`].
+    pub fn check_type(&self, payload_type: &str) -> Result<(), DsseError> {
+        if self.payload_type == payload_type {
+            return Ok(());
+        }
+        Err(DsseError::WrongType { expected: payload_type.to_owned(), actual: self.payload_type.clone() })
     }
 
     fn signer_of(&self, each: &EnvelopeSignature, message: &[u8], keys: &KeySet) -> Signer {

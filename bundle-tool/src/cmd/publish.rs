@@ -249,7 +249,7 @@ fn deltas(args: &Args, web: &WebRoot, channel: &Channel, digest: &Digest) -> Res
         let from = release.release.manifest_sha256;
         let url = WebRoot::delta_url(&from, digest);
         let path = web.file(&url);
-        std::fs::create_dir_all(path.parent().context("no folder")?).with_context(|| path.display().to_string())?;
+        files::make_folder(path.parent().context("no folder")?).with_context(|| path.display().to_string())?;
         let old = Release::open(&web.file(&WebRoot::bundle_url(&from)))?;
         anyhow::ensure!(old.digest == from, "{} is not the bundle its name says", old.path.display());
         let new = Release::open(&args.bundle)?;
