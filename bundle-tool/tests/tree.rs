@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use common::{Workshop, skipped};
+use common::{Workshop, skipped_without_root};
 
 const RECIPE: &str = r#"
 compatible = "demo"
@@ -101,7 +101,7 @@ fn a_tree_goes_through_every_command() {
 fn owners_come_back_for_root() {
     let shop = shop();
     if std::os::unix::fs::chown(shop.path("files/su"), Some(1234), Some(2345)).is_err() {
-        return skipped("owners need the rights of root");
+        return skipped_without_root("owners need the rights of root");
     }
     // Changing the owner took the set-user-id bit away.
     fs::set_permissions(shop.path("files/su"), fs::Permissions::from_mode(0o4755)).unwrap();

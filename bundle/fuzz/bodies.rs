@@ -180,9 +180,17 @@ fn follow(old: u64, frame: u32, count: u32, old_size: u64) {
     }
 }
 
+/// Bytes of the frame that a body makes.
+pub const BODY_RAW: u32 = 64 << 10;
+
+/// The image that a body copies from.
+pub fn old_image() -> Vec<u8> {
+    (0..1u32 << 18).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
 pub fn body(data: &[u8]) {
-    const RAW: u32 = 64 << 10;
-    let old = (0..1u32 << 18).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect::<Vec<_>>();
+    const RAW: u32 = BODY_RAW;
+    let old = old_image();
     let _ = Body::parse(data, RAW, old.len() as u64);
     let section = Section {
         image: 0,
