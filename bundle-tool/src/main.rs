@@ -113,6 +113,19 @@ mod tests {
     }
 
     #[test]
+    fn every_command_that_prints_facts_prints_them_as_json() {
+        fn check(command: &clap::Command) {
+            let leaf = command.get_subcommands().next().is_none();
+            let json = command.get_arguments().any(|arg| arg.get_id() == "json");
+            // These write scripts and pages, or serve until they are stopped.
+            let without = ["completions", "man", "serve"].contains(&command.get_name());
+            assert!(!leaf || json != without, "{}", command.get_name());
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
     fn every_command_shows_an_example() {
         fn check(command: &clap::Command) {
             let leaf = command.get_subcommands().next().is_none();

@@ -16,11 +16,12 @@ use bundle::layout::MemberKind;
 use bundle::manifest::{MANIFEST_TYPE, Manifest};
 use bundle::reason::Reason;
 use bundle::sequential::SequentialReader;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::content::TrustArgs;
 use crate::crew;
-use crate::output::bytes;
+use crate::output::{self, bytes};
 use crate::progress::Progress;
 use crate::refusal::Refused;
 use crate::release::write_sparse;
@@ -58,6 +59,9 @@ pub struct Args {
     /// No progress
     #[arg(long, short)]
     quiet: bool,
+    /// Print facts as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -69,6 +73,12 @@ pub fn run(args: &Args) -> Result<()> {
     delta.apply(&old, out.as_file_mut(), args.threads, &Progress::new(args.quiet))?;
     out.as_file().sync_all().with_context(what)?;
     out.persist(&args.out).with_context(what)?;
+    if args.json {
+        let (version, counter) = (&delta.manifest.version, delta.manifest.counter);
+        return output::json(&json!({
+            "out": args.out, "image": args.image, "size": delta.size, "version": version, "counter": counter,
+        }));
+    }
     println!("{}: {} of {}, {}", args.out.display(), args.image, delta.manifest.version, bytes(delta.size));
     Ok(())
 }

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use bundle::manifest::ImageKind;
 use bundle::tree::{Owners, unpack};
+use serde_json::json;
 
 use crate::content::{self, TrustArgs};
-use crate::output::bytes;
+use crate::output::{self, bytes};
 use crate::progress::Progress;
 use crate::release::write_sparse;
 
@@ -43,6 +44,9 @@ pub struct Args {
     /// No progress
     #[arg(long, short)]
     quiet: bool,
+    /// Print facts as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -69,6 +73,9 @@ pub fn run(args: &Args) -> Result<()> {
         unpack_tree(file.as_file(), folder, args).with_context(what)?;
     } else {
         file.persist(&args.out).with_context(what)?;
+    }
+    if args.json {
+        return output::json(&json!({ "out": args.out, "image": args.image, "kind": kind, "size": size }));
     }
     println!("{}: {} of {}, {}", args.out.display(), args.image, name(), bytes(size));
     Ok(())

@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result};
 use bundle::dsse::Envelope;
 use bundle::trust::{Region, Role, TRUST_TYPE, TrustRoot};
 use jiff::Timestamp;
+use serde_json::json;
 
-use crate::{files, text};
+use crate::{files, output, text};
 
 const EXAMPLE: &str = "Example: replace a stolen release key
   bundle-tool trust rotate trust.dsse.json --out trust-2.dsse.json --root-key keys/root.pem \\
@@ -59,6 +60,9 @@ pub struct Args {
     /// How many keys of a region must sign
     #[arg(long, value_name = "NAME=N", value_parser = text::pair)]
     region_threshold: Vec<(String, String)>,
+    /// Print facts as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -125,7 +129,14 @@ fn write(args: &Args, old: &TrustRoot, next: &TrustRoot) -> Result<()> {
     }
     let bytes = envelope.to_bytes()?;
     files::write_new(&args.out, &bytes)?;
-    match old.accept_next(&bytes) {
+    let accepted = old.accept_next(&bytes);
+    if args.json {
+        let complete = accepted.is_ok();
+        return output::json(
+            &json!({ "file": args.out, "version": next.version, "complete": complete, "expires": next.expires }),
+        );
+    }
+    match accepted {
         Ok(_) => println!(
             "{}: trust root {}, devices with version {} accept it",
             args.out.display(),
