@@ -14,6 +14,9 @@ fn from_keys_to_an_approved_release() {
     assert_eq!(published["channel_version"], 1);
     let verified = shop.json(&["verify", "a.bundle", "--trust", "trust.dsse.json", "--quiet"]);
     assert_eq!(verified["manifest_sha256"], published["manifest_sha256"]);
+    // What it was built with, for whoever builds it again.
+    let image = shop.json(&["inspect", "a.bundle"])["manifest"]["images"][0].clone();
+    assert_eq!((&image["frame_size"], &image["level"]), (&json!(256 << 10), &json!(3)));
     let stored = format!("web/{}", published["url"].as_str().unwrap());
     assert_eq!(shop.read(&stored), shop.read("a.bundle"));
 

@@ -94,6 +94,8 @@ fn image(size: u64, member: &[u8], payload: u64) -> Image {
         index: blob,
         chunks: Some(chunks),
         payload: Blob { size: payload, sha256: Digest::of(b"") },
+        frame_size: None,
+        level: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Writes bundles: frames compressed on all cores, in bounded memory, the same bytes at any number of threads.
 //!
-//! Touches the files it is told to: images are read once from front to back; payloads wait in unnamed temporary files
+//! Touches the files it is told to: images are read from front to back, once for their frames and, where they get chunk
+//! addresses, once more for those; payloads wait in unnamed temporary files
 //! beside the output (the manifest, which stands first, names their digests), then everything is put together.
 
 use std::fs::File;
@@ -244,6 +245,8 @@ fn build_image(
         index: Blob { size: written.index.len() as u64, sha256: Digest::of(&written.index) },
         chunks: named,
         payload: written.payload,
+        frame_size: Some(settings.frame_size),
+        level: Some(settings.level),
     };
     Ok((image, Part { index: written.index, chunks, payload }, written.stats))
 }

@@ -116,6 +116,8 @@ fn content_is_cut_where_it_always_was() {
         index: blob,
         chunks: Some(chunks),
         payload: blob,
+        frame_size: None,
+        level: None,
     };
     let header = ChunksHeader::parse(member[..HEADER_LEN].try_into().unwrap(), blob.size).unwrap();
     let mut records = &member[header.chunks_offset() as usize..];

@@ -31,5 +31,6 @@ fn largest(source: &Source) -> Image {
     // Longer than the name of any method there is.
     let chunks = Chunks { size, sha256, method: "x".repeat(16), target: u32::MAX };
     let (name, kind) = (source.name.clone(), source.kind);
-    Image { name, kind, size, sha256, index: blob, chunks: Some(chunks), payload: blob }
+    let (frame_size, level) = (Some(u32::MAX), Some(i32::MIN));
+    Image { name, kind, size, sha256, index: blob, chunks: Some(chunks), payload: blob, frame_size, level }
 }
