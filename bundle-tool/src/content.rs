@@ -6,7 +6,6 @@ use std::io::{self, BufReader, Read, Seek as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use bundle::build::{Settings, in_order};
 use bundle::digest::Digest;
 use bundle::dsse::Envelope;
 use bundle::frame::FrameDecoder;
@@ -18,9 +17,13 @@ use bundle::reason::Reason;
 use bundle::sequential::SequentialReader;
 use sha2::{Digest as _, Sha256};
 
+use crate::crew;
 use crate::files;
 use crate::progress::Progress;
 use crate::refusal::Refused;
+
+/// Bytes of frames in flight, stored and raw: with the program itself, less than 32 MB.
+const BUDGET: usize = 20 << 20;
 
 /// Whom to believe.
 #[derive(clap::Args)]
@@ -153,7 +156,8 @@ impl<R: Read + Send> Opened<R> {
         };
         let mut image_hash = Sha256::new();
         let mut frame = 0u64;
-        in_order(workers(frame_size), produce, decode, |raw: Result<Vec<u8>>| {
+        let both = 2 * frame_size as usize;
+        crew::run(crew::threads(None, BUDGET, both, both), produce, decode, |raw: Result<Vec<u8>>| {
             let raw = raw.with_context(|| format!("{}: frame {frame}", image.name))?;
             frame += 1;
             image_hash.update(&raw);
@@ -163,13 +167,6 @@ impl<R: Read + Send> Opened<R> {
         same(&image.name, "payload", Some(Digest(payload_hash.finalize().into())), Some(image.payload.sha256))?;
         same(&image.name, "image", Some(Digest(image_hash.finalize().into())), Some(image.sha256))
     }
-}
-
-/// Threads for frames of that size: as many as keep the frames in flight, stored and raw, below about 24 MiB.
-fn workers(frame_size: u32) -> usize {
-    let pieces = (24 << 20) / (2 * frame_size as usize).max(1);
-    // The pipeline holds three more pieces than it has workers.
-    Settings::default().workers().min(pieces.saturating_sub(3)).max(1)
 }
 
 /// One zstd context for each worker thread.

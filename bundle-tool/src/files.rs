@@ -1,7 +1,7 @@
 //! Reading keys and documents, and writing files so that a reader sees all or nothing.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -59,8 +59,22 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let what = || format!("writing {}", path.display());
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).with_context(what)?;
+    make_folder(folder).with_context(what)?;
     bundle::build::publish(path, |file| file.write_all(bytes).map_err(bundle::build::BuildError::Write))
-        .with_context(what)?;
-    File::open(folder).and_then(|folder| folder.sync_all()).with_context(what)
+        .with_context(what)
+}
+
+/// Makes a folder and those above it, durably: what is written into it is lost with it.
+pub fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_folder(above)?;
+    match fs::create_dir(folder) {
+        // Somebody else was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
+        made => made?,
+    }
+    File::open(above)?.sync_all()
 }

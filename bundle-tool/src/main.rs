@@ -10,6 +10,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 mod bychunks;
 mod cmd;
 mod content;
+mod crew;
 mod files;
 mod gate;
 mod output;
@@ -86,7 +87,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The whole chain, once, here: no module prints errors of its own.
-            eprintln!("bundle-tool: {error:#}");
+            // It may quote what a stranger wrote; line ends are ours, of messages that show a place in a file.
+            let lines = format!("{error:#}").lines().map(output::harmless).collect::<Vec<_>>();
+            eprintln!("bundle-tool: {}", lines.join("\n"));
             if let Some(reason) = refusal::reason_of(&error) {
                 eprintln!("  refused: {reason} ({})", reason.sentence());
                 return ExitCode::from(3);
@@ -107,6 +110,19 @@ mod tests {
         for (code, meaning) in EXIT_CODES {
             assert!(page.contains(&format!("| {code} | {meaning} |")), "{code}");
         }
+    }
+
+    #[test]
+    fn every_command_that_prints_facts_prints_them_as_json() {
+        fn check(command: &clap::Command) {
+            let leaf = command.get_subcommands().next().is_none();
+            let json = command.get_arguments().any(|arg| arg.get_id() == "json");
+            // These write scripts and pages, or serve until they are stopped.
+            let without = ["completions", "man", "serve"].contains(&command.get_name());
+            assert!(!leaf || json != without, "{}", command.get_name());
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
     }
 
     #[test]

@@ -9,6 +9,17 @@ pub fn json(facts: &impl Serialize) -> Result<()> {
     Ok(())
 }
 
+/// Text that a stranger wrote, for a terminal: what would move the cursor, colour, erase or turn the line around is
+/// shown as `\u{1b}`.
+pub fn harmless(text: &str) -> String {
+    let bad = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    let escape = |c: char| if bad(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
+}
+
 /// A number of bytes for people: `12.3 MB` (decimal, as sold and as billed).
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
@@ -24,7 +35,13 @@ pub fn bytes(n: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::bytes;
+    use super::{bytes, harmless};
+
+    #[test]
+    fn text_of_strangers_does_nothing_to_a_terminal() {
+        assert_eq!(harmless("Käse 1.0 \u{1b}[2J\r\n"), r"Käse 1.0 \u{1b}[2J\u{d}\u{a}");
+        assert_eq!(harmless("a\u{9b}b\u{202e}c\u{7f}"), r"a\u{9b}b\u{202e}c\u{7f}");
+    }
 
     #[test]
     fn bytes_for_people() {

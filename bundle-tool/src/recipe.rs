@@ -50,9 +50,11 @@ struct ImageRecipe {
     path: PathBuf,
     #[serde(default)]
     chunks: ChunkRecipe,
+    chunk_size: Option<String>,
 }
 
-/// How chunk addresses are cut: `"auto"`, `"none"`, `"fastcdc"` (32 KiB) or `"blocks"` (4 KiB).
+/// How chunk addresses are cut: `"auto"`, `"none"`, `"fastcdc"` (32 KiB) or `"blocks"` (4 KiB); `chunk_size` says another
+/// size.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum ChunkRecipe {
@@ -63,14 +65,26 @@ enum ChunkRecipe {
     Blocks,
 }
 
-impl From<ChunkRecipe> for ChunkChoice {
-    fn from(recipe: ChunkRecipe) -> Self {
-        match recipe {
-            ChunkRecipe::Auto => Self::Auto,
-            ChunkRecipe::None => Self::None,
-            ChunkRecipe::FastCdc => Self::Cut(ChunkMethod::FastCdc(32 << 10)),
-            ChunkRecipe::Blocks => Self::Cut(ChunkMethod::Blocks(4 << 10)),
-        }
+impl ImageRecipe {
+    /// How its chunk addresses are cut.
+    fn chunks(&self) -> Result<ChunkChoice> {
+        let size = self.chunk_size.as_deref().map(text::size).transpose()?;
+        let method = match (self.chunks, size) {
+            (ChunkRecipe::Auto, None) => return Ok(ChunkChoice::Auto),
+            (ChunkRecipe::None, None) => return Ok(ChunkChoice::None),
+            (ChunkRecipe::Auto | ChunkRecipe::None, Some(_)) => {
+                anyhow::bail!("image {}: chunk_size goes with chunks = \"fastcdc\" or \"blocks\"", self.name)
+            }
+            (ChunkRecipe::FastCdc, size) => ChunkMethod::FastCdc(size.unwrap_or(32 << 10)),
+            (ChunkRecipe::Blocks, size) => ChunkMethod::Blocks(size.unwrap_or(4 << 10)),
+        };
+        // A device cuts the image it runs in the same way, or has no use for the addresses.
+        anyhow::ensure!(
+            method.is_cut_by_devices(),
+            "image {}: chunk_size is 256 bytes to 1 MiB for fastcdc, 512 bytes to 4 MiB for blocks",
+            self.name
+        );
+        Ok(ChunkChoice::Cut(method))
     }
 }
 
@@ -99,6 +113,7 @@ impl Recipe {
         );
         // Also for commands that run none: a mistake is found when it is made, not on the day of the release.
         recipe.gates()?;
+        recipe.sources(Path::new(""))?;
         Ok(recipe)
     }
 
@@ -126,12 +141,10 @@ impl Recipe {
     }
 
     /// The images, their paths taken from the folder of the recipe.
-    pub fn sources(&self, folder: &Path) -> Vec<Source> {
-        let source = |image: &ImageRecipe| Source {
-            name: image.name.clone(),
-            kind: image.kind,
-            path: folder.join(&image.path),
-            chunks: image.chunks.into(),
+    pub fn sources(&self, folder: &Path) -> Result<Vec<Source>> {
+        let source = |image: &ImageRecipe| {
+            let chunks = image.chunks()?;
+            Ok(Source { name: image.name.clone(), kind: image.kind, path: folder.join(&image.path), chunks })
         };
         self.image.iter().map(source).collect()
     }
@@ -182,7 +195,30 @@ tests = { passed = 10, total = 10 }
         assert_eq!((manifest.counter, manifest.created.to_string().as_str()), (57, "2026-11-20T00:00:00Z"));
         assert_eq!(manifest.attestations["tests"]["passed"], 10);
         assert_eq!(recipe.settings().unwrap().frame_size, 256 << 10);
-        assert_eq!(recipe.sources(Path::new("/x"))[0].path, Path::new("/x/rootfs.ext4"));
+        assert_eq!(recipe.sources(Path::new("/x")).unwrap()[0].path, Path::new("/x/rootfs.ext4"));
+    }
+
+    #[test]
+    fn chunks_have_the_size_that_was_asked_for_within_what_devices_cut() {
+        let cut = |lines: &str| {
+            let recipe = Recipe::parse(&FULL.replace("path = \"rootfs.ext4\"", &format!("path = \"x\"\n{lines}")))?;
+            Ok::<_, anyhow::Error>(recipe.sources(Path::new(""))?[0].chunks)
+        };
+        assert_eq!(cut("").unwrap(), ChunkChoice::Auto);
+        assert_eq!(cut("chunks = \"fastcdc\"").unwrap(), ChunkChoice::Cut(ChunkMethod::FastCdc(32 << 10)));
+        let small = cut("chunks = \"fastcdc\"\nchunk_size = \"8KiB\"").unwrap();
+        assert_eq!(small, ChunkChoice::Cut(ChunkMethod::FastCdc(8 << 10)));
+        let blocks = cut("chunks = \"blocks\"\nchunk_size = \"16KiB\"").unwrap();
+        assert_eq!(blocks, ChunkChoice::Cut(ChunkMethod::Blocks(16 << 10)));
+        for bad in [
+            "chunk_size = \"8KiB\"",
+            "chunks = \"none\"\nchunk_size = \"8KiB\"",
+            "chunks = \"fastcdc\"\nchunk_size = \"2MiB\"",
+            "chunks = \"blocks\"\nchunk_size = \"0\"",
+            "chunks = \"blocks\"\nchunk_size = \"big\"",
+        ] {
+            assert!(cut(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

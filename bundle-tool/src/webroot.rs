@@ -3,7 +3,7 @@
 //! Everything but the two signed documents is named by its digest and never changes, so caches may keep it for ever.
 //! Order of writing: what a document names first, the document last, each in one step; a reader never sees half.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,8 @@ use anyhow::{Context as _, Result};
 use bundle::approval::ReleaseRef;
 use bundle::build::{BuildError, publish};
 use bundle::digest::Digest;
+
+use crate::files;
 
 /// A web root.
 pub struct WebRoot(PathBuf);
@@ -34,6 +36,11 @@ impl WebRoot {
     /// A version of the trust root.
     pub fn trust(&self, version: u64) -> PathBuf {
         self.0.join("trust").join(format!("{version}.dsse.json"))
+    }
+
+    /// The folder that has one folder for each region.
+    pub fn approvals(&self) -> PathBuf {
+        self.0.join("approvals")
     }
 
     /// The signed approval of a region for a channel.
@@ -60,14 +67,12 @@ impl WebRoot {
     pub fn put(&self, from: &Path, url: &str) -> Result<()> {
         let to = self.file(url);
         let what = || format!("writing {}", to.display());
-        let folder = to.parent().with_context(what)?;
-        fs::create_dir_all(folder).with_context(what)?;
+        files::make_folder(to.parent().with_context(what)?).with_context(what)?;
         publish(&to, |out| {
             let mut from = File::open(from).map_err(BuildError::Write)?;
-            io::copy(&mut from, out).map_err(BuildError::Write)
+            io::copy(&mut from, out).map(drop).map_err(BuildError::Write)
         })
-        .with_context(what)?;
-        File::open(folder).and_then(|folder| folder.sync_all()).with_context(what)
+        .with_context(what)
     }
 }
 

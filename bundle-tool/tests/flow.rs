@@ -14,6 +14,9 @@ fn from_keys_to_an_approved_release() {
     assert_eq!(published["channel_version"], 1);
     let verified = shop.json(&["verify", "a.bundle", "--trust", "trust.dsse.json", "--quiet"]);
     assert_eq!(verified["manifest_sha256"], published["manifest_sha256"]);
+    // What it was built with, for whoever builds it again.
+    let image = shop.json(&["inspect", "a.bundle"])["manifest"]["images"][0].clone();
+    assert_eq!((&image["frame_size"], &image["level"]), (&json!(256 << 10), &json!(3)));
     let stored = format!("web/{}", published["url"].as_str().unwrap());
     assert_eq!(shop.read(&stored), shop.read("a.bundle"));
 
@@ -79,6 +82,31 @@ fn an_image_comes_back_bit_for_bit() {
     let error = shop.fails(&["extract", "a.bundle", "--image", "initrd", "--out", "y", "--blindly-trust"]);
     assert!(error.contains("rootfs, kernel"), "{error}");
     assert!(!shop.path("y").exists());
+}
+
+#[test]
+fn what_is_zeros_takes_no_room_when_it_comes_back() {
+    use std::os::unix::fs::MetadataExt as _;
+    let shop = Workshop::new();
+    // 16 MiB, of which the first and the last kilobyte hold something.
+    let mut image = vec![0; 16 << 20];
+    image[..1000].fill(1);
+    let end = image.len();
+    image[end - 1000..].fill(2);
+    shop.write("rootfs.img", &image);
+    shop.release("a.bundle", "1.0.0", 1);
+    shop.ok(&["extract", "a.bundle", "--image", "rootfs", "--out", "x", "--trust", "trust.dsse.json", "--quiet"]);
+    assert!(shop.read("x") == image);
+    let stored = |name: &str| std::fs::metadata(shop.path(name)).unwrap().blocks() * 512;
+    assert!(stored("rootfs.img") >= 16 << 20, "the scratch folder stores zeros as holes by itself");
+    // Two frames of 256 KiB.
+    assert!(stored("x") <= 1 << 20, "{} bytes on disk", stored("x"));
+    // The same when all of it ends in zeros.
+    image[end - 1000..].fill(0);
+    shop.write("rootfs.img", &image);
+    shop.release("b.bundle", "1.1.0", 2);
+    shop.ok(&["extract", "b.bundle", "--image", "rootfs", "--out", "y", "--trust", "trust.dsse.json", "--quiet"]);
+    assert!(shop.read("y") == image && stored("y") <= 1 << 19, "{} bytes on disk", stored("y"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use common::{Workshop, skipped};
+use common::{Workshop, skipped_without_root};
 
 const RECIPE: &str = r#"
 compatible = "demo"
@@ -101,7 +101,7 @@ fn a_tree_goes_through_every_command() {
 fn owners_come_back_for_root() {
     let shop = shop();
     if std::os::unix::fs::chown(shop.path("files/su"), Some(1234), Some(2345)).is_err() {
-        return skipped("owners need the rights of root");
+        return skipped_without_root("owners need the rights of root");
     }
     // Changing the owner took the set-user-id bit away.
     fs::set_permissions(shop.path("files/su"), fs::Permissions::from_mode(0o4755)).unwrap();
@@ -146,4 +146,61 @@ fn a_tar_made_elsewhere_is_held_against_the_rules() {
     shop.write("tree.toml", RECIPE.replace("path = \"files\"", "path = \"evil.tar\"").as_bytes());
     shop.fails(&["build", "tree.toml", "--out", "t.bundle", "--quiet"]);
     assert!(!shop.path("t.bundle").exists());
+}
+
+/// Makes `t.bundle` one whose tree ends in the middle of its last file: as a tree no builder makes it, so it is packed as
+/// a plain file first.
+fn cut_short(shop: &Workshop) {
+    let extract =
+        ["extract", "t.bundle", "--image", "files", "--out", "t.tar", "--as-tar", "--blindly-trust", "--quiet"];
+    shop.ok(&extract);
+    let tar = shop.read("t.tar");
+    shop.write("short.tar", &tar[..tar.len() - 1024 - 512 - 256]);
+    let recipe = RECIPE.replace("\"tree\"", "\"file\"").replace("path = \"files\"", "path = \"short.tar\"");
+    shop.write("short.toml", recipe.as_bytes());
+    shop.ok(&["build", "short.toml", "--out", "short.bundle", "--level", "1", "--quiet"]);
+    let mut from = fs::File::open(shop.path("short.bundle")).unwrap();
+    let envelope = bundle::random::read_envelope(&mut from).unwrap();
+    let payload = bundle::dsse::Envelope::parse(&envelope).unwrap().payload;
+    let mut manifest = bundle::manifest::Manifest::parse(&payload).unwrap();
+    manifest.images[0].kind = bundle::manifest::ImageKind::Tree;
+    let lie = bundle::dsse::Envelope::new(bundle::manifest::MANIFEST_TYPE, manifest.to_bytes().unwrap());
+    let (lie, mut to) = (lie.to_bytes().unwrap(), fs::File::create(shop.path("t.bundle")).unwrap());
+    bundle::build::replace_envelope(&mut from, envelope.len() as u64, &lie, &manifest, &mut to).unwrap();
+}
+
+#[test]
+fn folders_that_nobody_may_write_are_extracted_by_an_ordinary_user() {
+    use std::os::unix::process::CommandExt as _;
+    let shop = shop();
+    let read_only = |folder: &str| fs::set_permissions(shop.path(folder), fs::Permissions::from_mode(0o555)).unwrap();
+    ["files/etc/deep", "files/etc", "files"].into_iter().for_each(read_only);
+    build(&shop);
+    // Root may do anything, so the tests of root run it as somebody else, from a place that he can reach.
+    let tool = shop.path("tool");
+    fs::copy(env!("CARGO_BIN_EXE_bundle-tool"), &tool).unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    let nobody = std::os::unix::fs::chown(shop.folder(), Some(65534), Some(65534)).is_ok();
+    let extract = |out: &str| {
+        let mut command = Command::new(&tool);
+        command.args(["extract", "t.bundle", "--image", "files", "--out", out, "--blindly-trust", "--quiet"]);
+        if nobody {
+            command.uid(65534).gid(65534);
+        }
+        command.current_dir(shop.folder()).output().unwrap()
+    };
+    let out = extract("back");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    for folder in ["back", "back/etc", "back/etc/deep"] {
+        assert_eq!(fs::metadata(shop.path(folder)).unwrap().permissions().mode() & 0o7777, 0o555, "{folder}");
+    }
+
+    // One that can not be finished leaves nothing, not even in folders that can not be written.
+    fs::create_dir(shop.path("again")).unwrap();
+    fs::set_permissions(shop.path("again"), fs::Permissions::from_mode(0o777)).unwrap();
+    cut_short(&shop);
+    let out = extract("again/back");
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && stderr.contains("the tree"), "{stderr}");
+    assert_eq!(fs::read_dir(shop.path("again")).unwrap().count(), 0);
 }

@@ -8,7 +8,7 @@ use std::io::Read;
 use bundle::approval::Approval;
 use bundle::channel::Channel;
 use bundle::chunks::{ChunksHeader, ChunksReader, HEADER_LEN as CHUNKS_HEADER, KnownChunks, read_group};
-use bundle::delta::{Body, Patcher, RecipesReader, Section, delta_layout};
+use bundle::delta::{Body, FrameSource, Item, Patcher, RecipesReader, Section, delta_layout};
 use bundle::digest::Digest;
 use bundle::dsse::Envelope;
 use bundle::frame::{FrameDecoder, check_raw};
@@ -94,6 +94,8 @@ fn image(size: u64, member: &[u8], payload: u64) -> Image {
         index: blob,
         chunks: Some(chunks),
         payload: Blob { size: payload, sha256: Digest::of(b"") },
+        frame_size: None,
+        level: None,
     }
 }
 
@@ -152,13 +154,45 @@ pub fn recipes(data: &[u8]) {
     let Some(manifest) = release() else { panic!("the manifest of this body is not one") };
     let to = data.get(64..96).and_then(|bytes| bytes.try_into().ok()).map_or(Digest([0; 32]), Digest);
     let Ok(reader) = RecipesReader::new(data, &manifest, &to) else { return };
+    let (mut items, mut old_size) = (0, 0);
+    for item in reader.map_while(Result::ok) {
+        items += 1;
+        match item {
+            Item::Section(section) => old_size = section.old_size,
+            Item::Recipe(recipe) => {
+                if let FrameSource::Copy { old } = recipe.source {
+                    follow(old, recipe.frame, recipe.count, old_size);
+                }
+            }
+        }
+    }
     // 56 bytes each: a table never has more items than it has room for.
-    assert!(reader.take_while(Result::is_ok).count() <= data.len() / 56);
+    assert!(items <= data.len() / 56);
+}
+
+/// Where each frame of a copy is read, added up as whoever follows it does.
+fn follow(old: u64, frame: u32, count: u32, old_size: u64) {
+    // The frame size that the image and the index above make.
+    const FRAME: u64 = 1 << 20;
+    for n in [frame, frame + count - 1] {
+        let start = old + u64::from(n - frame) * FRAME;
+        assert!(start < old_size, "a copy from behind the old image");
+        // And where nothing is known of the frame size.
+        let _ = old + u64::from(u32::MAX) * u64::from(bundle::index::MAX_FRAME_SIZE);
+    }
+}
+
+/// Bytes of the frame that a body makes.
+pub const BODY_RAW: u32 = 64 << 10;
+
+/// The image that a body copies from.
+pub fn old_image() -> Vec<u8> {
+    (0..1u32 << 18).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 pub fn body(data: &[u8]) {
-    const RAW: u32 = 64 << 10;
-    let old = (0..1u32 << 18).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect::<Vec<_>>();
+    const RAW: u32 = BODY_RAW;
+    let old = old_image();
     let _ = Body::parse(data, RAW, old.len() as u64);
     let section = Section {
         image: 0,

@@ -1,6 +1,7 @@
 //! Writes bundles: frames compressed on all cores, in bounded memory, the same bytes at any number of threads.
 //!
-//! Touches the files it is told to: images are read once from front to back; payloads wait in unnamed temporary files
+//! Touches the files it is told to: images are read from front to back, once for their frames and, where they get chunk
+//! addresses, once more for those; payloads wait in unnamed temporary files
 //! beside the output (the manifest, which stands first, names their digests), then everything is put together.
 
 use std::fs::File;
@@ -18,6 +19,7 @@ mod compress;
 mod delta;
 mod frames;
 mod pipeline;
+mod room;
 mod tree;
 
 pub use assemble::replace_envelope;
@@ -73,6 +75,15 @@ pub enum BuildError {
     Worker(#[from] Stopped),
 }
 
+/// Most threads that are ever started.
+const MAX_THREADS: usize = 256;
+
+/// Memory that building a bundle may take when nobody says how many threads, bytes.
+pub const BUILD_MEMORY: usize = 300_000_000;
+
+/// Of that: the program itself, and what it holds of the index of a large image.
+const BUILD_BASE: usize = 30_000_000;
+
 /// How frames are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -80,7 +91,7 @@ pub struct Settings {
     pub level: i32,
     /// Raw bytes of a frame: a multiple of 4 KiB, at most 4 MiB.
     pub frame_size: u32,
-    /// Worker threads; 0: one for each core.
+    /// Worker threads; 0: one for each core, as far as memory allows.
     pub threads: usize,
 }
 
@@ -93,14 +104,19 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Worker threads to start.
+    /// Worker threads to start: what was asked for, else one for each core as long as all of them, at `each` bytes,
+    /// stay within `memory`. Their number never shows in what they make.
     #[must_use]
-    pub fn workers(&self) -> usize {
+    pub fn workers(&self, memory: usize, each: usize) -> usize {
         match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, Into::into),
-            threads => threads.min(256),
+            0 => as_many(std::thread::available_parallelism().map_or(1, Into::into), memory, each),
+            threads => threads.min(MAX_THREADS),
         }
     }
+}
+
+fn as_many(cores: usize, memory: usize, each: usize) -> usize {
+    cores.min(memory / each.max(1)).clamp(1, MAX_THREADS)
 }
 
 /// An image to put into a bundle.
@@ -177,6 +193,7 @@ pub fn build(
     let mut parts = Vec::new();
     let mut frames = Vec::new();
     manifest.images.clear();
+    room::check(&manifest, sources)?;
     for source in sources {
         let created = manifest.mtime();
         let (image, part, stats) = build_image(source, created, settings, folder, progress)?;
@@ -228,6 +245,8 @@ fn build_image(
         index: Blob { size: written.index.len() as u64, sha256: Digest::of(&written.index) },
         chunks: named,
         payload: written.payload,
+        frame_size: Some(settings.frame_size),
+        level: Some(settings.level),
     };
     Ok((image, Part { index: written.index, chunks, payload }, written.stats))
 }
@@ -273,7 +292,8 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Writes a file so that a reader sees all of it or nothing: temporary file, fsync, rename.
+/// Writes a file so that a reader sees all of it or nothing, and durably: temporary file, fsync, rename, fsync of the
+/// folder.
 ///
 /// # Errors
 /// When `write` fails, or the file system does.
@@ -284,6 +304,7 @@ pub fn publish<T>(out: &Path, write: impl FnOnce(&mut File) -> Result<T, BuildEr
     file.as_file().sync_all().map_err(BuildError::Write)?;
     make_readable(file.as_file()).map_err(BuildError::Write)?;
     file.persist(out).map_err(|error| BuildError::Write(error.error))?;
+    File::open(folder_of(out)).and_then(|folder| folder.sync_all()).map_err(BuildError::Write)?;
     Ok(result)
 }
 

@@ -25,6 +25,14 @@ pub enum DsseError {
     /// A field is not base64.
     #[error("{0} is not base64")]
     Base64(&'static str),
+    /// It would be larger than any reader accepts.
+    #[error("the envelope would have {actual} bytes; readers refuse documents of more than {limit}")]
+    TooLarge {
+        /// What it would have.
+        actual: usize,
+        /// What readers accept.
+        limit: usize,
+    },
     /// More signatures than [`MAX_SIGNATURES`].
     #[error("the envelope carries {0} signatures, more than 64")]
     TooManySignatures(usize),
@@ -57,7 +65,7 @@ impl DsseError {
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Json(_) | Self::Base64(_) | Self::TooManySignatures(_) => Reason::Malformed,
+            Self::Json(_) | Self::Base64(_) | Self::TooLarge { .. } | Self::TooManySignatures(_) => Reason::Malformed,
             Self::WrongType { expected, actual } if is_newer(expected, actual) => Reason::FormatTooNew,
             Self::WrongType { .. } => Reason::Malformed,
             Self::KeyUnknown => Reason::KeyUnknown,
@@ -156,7 +164,7 @@ impl Envelope {
     /// As JSON, with a line end.
     ///
     /// # Errors
-    /// Never in practice; strings always serialise.
+    /// When it would be larger than [`Envelope::parse`] accepts: a file that every reader refuses must not be written.
     pub fn to_bytes(&self) -> Result<Vec<u8>, DsseError> {
         let signatures = self
             .signatures
@@ -169,7 +177,8 @@ impl Envelope {
         };
         let mut bytes = serde_json::to_vec(&wire).map_err(|error| DsseError::Json(JsonError::Shape(error)))?;
         bytes.push(b'\n');
-        Ok(bytes)
+        let (actual, limit) = (bytes.len(), json::DOCUMENT.bytes);
+        if actual > limit { Err(DsseError::TooLarge { actual, limit }) } else { Ok(bytes) }
     }
 
     /// The bytes its signatures cover.
@@ -203,10 +212,7 @@ impl Envelope {
     /// Says which of these it was: another type, no trusted key, a forged signature, too few. A threshold of 0 is
     /// read as 1: an unsigned document is never genuine.
     pub fn verify(&self, payload_type: &str, keys: &KeySet, threshold: usize) -> Result<Verified, DsseError> {
-        if self.payload_type != payload_type {
-            let expected = payload_type.to_owned();
-            return Err(DsseError::WrongType { expected, actual: self.payload_type.clone() });
-        }
+        self.check_type(payload_type)?;
         let threshold = threshold.max(1);
         let message = self.pae();
         let mut signers = BTreeSet::new();
@@ -226,6 +232,17 @@ impl Envelope {
             None if signers.is_empty() => DsseError::KeyUnknown,
             None => DsseError::ThresholdNotMet { valid: signers.len(), threshold },
         })
+    }
+
+    /// Whether the body says that it is a document of that type; signatures are another matter.
+    ///
+    /// # Errors
+    /// [`DsseError::WrongType`].
+    pub fn check_type(&self, payload_type: &str) -> Result<(), DsseError> {
+        if self.payload_type == payload_type {
+            return Ok(());
+        }
+        Err(DsseError::WrongType { expected: payload_type.to_owned(), actual: self.payload_type.clone() })
     }
 
     fn signer_of(&self, each: &EnvelopeSignature, message: &[u8], keys: &KeySet) -> Signer {
@@ -345,6 +362,17 @@ mod tests {
         let url = text.replace("+/+", "-_-").replace("+//+", "-__-");
         assert_eq!(Envelope::parse(text.as_bytes()).unwrap().payload, envelope.payload);
         assert_eq!(Envelope::parse(url.as_bytes()).unwrap().payload, envelope.payload);
+    }
+
+    #[test]
+    fn what_no_reader_accepts_is_not_written() {
+        let bytes = |len| Envelope::new(TYPE, vec![b' '; len]).to_bytes();
+        let limit = json::DOCUMENT.bytes;
+        // Three bytes of a body are four of base64.
+        let frame = bytes(0).unwrap().len();
+        let most = (limit - frame) / 4 * 3;
+        assert_eq!(Envelope::parse(&bytes(most).unwrap()).unwrap().payload.len(), most);
+        assert!(matches!(bytes(most + 1), Err(DsseError::TooLarge { actual, .. }) if actual > limit));
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub struct Manifest {
     pub created: Timestamp,
     /// Its images, in the order of their payloads in the bundle.
     pub images: Vec<Image>,
-    /// Names of hooks run from the *new* slot.
+    /// Names for whatever the integrator runs from the new slot; Flipside itself runs none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<String>,
     /// Signed facts of the build.
@@ -116,6 +116,12 @@ pub struct Image {
     pub chunks: Option<Chunks>,
     /// The compressed frames.
     pub payload: Blob,
+    /// Raw bytes of a frame it was built with; the index says it to readers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frame_size: Option<u32>,
+    /// zstd level it was built with; no reader needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<i32>,
 }
 
 /// How an image is written on the device.

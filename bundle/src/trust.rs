@@ -125,6 +125,8 @@ impl TrustRoot {
     /// When its own root threshold did not sign it, or as [`TrustRoot::parse`].
     pub fn open(envelope: &[u8]) -> Result<Self, TrustError> {
         let envelope = Envelope::parse(envelope)?;
+        // A newer kind of trust root may have any shape, and must be called newer, not damaged.
+        envelope.check_type(TRUST_TYPE)?;
         // The keys stand inside what they sign, so here alone parsing comes before verifying.
         let trust = Self::parse(&envelope.payload)?;
         let (keys, threshold) = trust.root_keys();
@@ -175,8 +177,9 @@ impl TrustRoot {
         rule(self.version >= 1, || "version 0".to_owned())?;
         rule(self.keys.len() <= 256 && self.regions.len() <= 256, || "more than 256 keys or regions".to_owned())?;
         for (id, pem) in &self.keys {
-            let key = PublicKey::from_pem(pem).map_err(|error| DocumentError::Invalid(format!("key {id}: {error}")))?;
-            rule(key.id().to_string() == *id, || format!("key {id} is really {}", key.id()))?;
+            let key =
+                PublicKey::from_pem(pem).map_err(|error| DocumentError::Invalid(format!("key {id:?}: {error}")))?;
+            rule(key.id().to_string() == *id, || format!("key {id:?} is really {}", key.id()))?;
         }
         self.role("root", &self.roles.root)?;
         self.role("release", &self.roles.release)?;

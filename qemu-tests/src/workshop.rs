@@ -120,9 +120,9 @@ impl<'a> Workshop<'a> {
         if how.key != REGION_KEY {
             command.arg("--blindly-replace-approval");
         }
-        let told: Value = serde_json::from_str(&self.run(command.arg("--key").arg(self.key(&how.key)?))?)?;
-        let version = told.get("version").and_then(Value::as_u64).context("approve tells no version")?;
-        self.approvals.insert(version, fs::read(self.approval())?);
+        self.run(command.arg("--key").arg(self.key(&how.key)?))?;
+        // By number, not by version: that begins again with every epoch.
+        self.approvals.insert(self.approvals.len() as u64 + 1, fs::read(self.approval())?);
         Ok(())
     }
 

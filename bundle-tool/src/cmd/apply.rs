@@ -7,7 +7,6 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use bundle::build::{Settings, in_order};
 use bundle::delta::{FrameSource, Item, Patcher, Recipe, RecipesReader, Section, check_recipes, delta_layout};
 use bundle::digest::Digest;
 use bundle::dsse::Envelope;
@@ -17,13 +16,18 @@ use bundle::layout::MemberKind;
 use bundle::manifest::{MANIFEST_TYPE, Manifest};
 use bundle::reason::Reason;
 use bundle::sequential::SequentialReader;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::content::TrustArgs;
-use crate::output::bytes;
+use crate::crew;
+use crate::output::{self, bytes};
 use crate::progress::Progress;
 use crate::refusal::Refused;
 use crate::release::write_sparse;
+
+/// Bytes of frames and prefixes in work: with the program itself, less than 32 MB.
+const BUDGET: usize = 16 << 20;
 
 const EXAMPLE: &str = "Example:
   bundle-tool apply 2.4.0-2.4.1.delta --image rootfs --old rootfs-2.4.0.ext4 --out rootfs-2.4.1.ext4 \\
@@ -49,12 +53,15 @@ pub struct Args {
     /// Take the delta's word for what it makes: digests are checked, but not who signed them
     #[arg(long, conflicts_with_all = ["trust", "key"])]
     blindly_trust: bool,
-    /// Threads (default: all cores, at most 4)
+    /// Threads (default: all cores); fewer where frames and prefixes are large, memory stays below 32 MB
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// No progress
     #[arg(long, short)]
     quiet: bool,
+    /// Print facts as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -63,10 +70,15 @@ pub fn run(args: &Args) -> Result<()> {
     let folder = args.out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let what = || format!("writing {}", args.out.display());
     let mut out = tempfile::NamedTempFile::new_in(folder).with_context(what)?;
-    let threads = args.threads.unwrap_or_else(|| Settings::default().workers().min(4));
-    delta.apply(&old, out.as_file_mut(), threads, &Progress::new(args.quiet))?;
+    delta.apply(&old, out.as_file_mut(), args.threads, &Progress::new(args.quiet))?;
     out.as_file().sync_all().with_context(what)?;
     out.persist(&args.out).with_context(what)?;
+    if args.json {
+        let (version, counter) = (&delta.manifest.version, delta.manifest.counter);
+        return output::json(&json!({
+            "out": args.out, "image": args.image, "size": delta.size, "version": version, "counter": counter,
+        }));
+    }
     println!("{}: {} of {}, {}", args.out.display(), args.image, delta.manifest.version, bytes(delta.size));
     Ok(())
 }
@@ -112,10 +124,11 @@ impl Delta {
         Ok(Self { file, digest, image: n, size, section, recipes, index, patch, manifest })
     }
 
-    fn apply(&self, old: &File, out: &mut File, threads: usize, progress: &Progress) -> Result<()> {
+    fn apply(&self, old: &File, out: &mut File, threads: Option<usize>, progress: &Progress) -> Result<()> {
         let image = self.manifest.images.get(self.image).context("no image")?;
         let index = IndexReader::new(part(&self.file, self.index), image)?;
-        let frame_size = u64::from(index.header().frame_size);
+        let frame = index.header().frame_size as usize;
+        let frame_size = frame as u64;
         let mut frames = index.zip(0u32..);
         let recipes = RecipesReader::new(part(&self.file, self.recipes), &self.manifest, &self.digest)?;
         let mut recipes = self.recipes(recipes);
@@ -136,8 +149,11 @@ impl Delta {
             Some(job)
         };
         let mut hash = Sha256::new();
-        in_order(
-            threads,
+        // Each thread holds a frame raw, stored, in streams and as literal, and the prefix; one that waits is raw or
+        // stored.
+        let each = 4 * frame + self.section.max_prefix as usize;
+        crew::run(
+            crew::threads(threads, BUDGET, each, frame),
             produce,
             |job: Job| job.run(&self.section, old),
             |raw: Vec<u8>| {

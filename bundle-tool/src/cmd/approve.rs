@@ -5,17 +5,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bundle::approval::{APPROVAL_KIND, APPROVAL_TYPE, Approval, Entry, RolloutState, SALT_LEN};
+use bundle::approval::{APPROVAL_TYPE, Approval, Entry, RolloutState, SALT_LEN};
 use bundle::channel::Channel;
 use bundle::dsse::Envelope;
-use bundle::keys::{KeySet, PrivateKey};
-use jiff::{SignedDuration, Timestamp};
 
-use crate::cmd::publish::now;
+use crate::cmd::publish::{now, warn_unless_signed};
 use crate::webroot::{WebRoot, is_release};
 use crate::{files, output, text};
 
 mod change;
+mod rank;
 
 const EXAMPLE: &str = "Examples:
   bundle-tool approve --root /srv/updates --region eu-west --channel stable --release 2.4.1 \\
@@ -57,9 +56,16 @@ pub struct Args {
     /// Raise the epoch, after a stolen region key: outranks every version signed so far
     #[arg(long)]
     raise_epoch: bool,
-    /// Start a new document although the present one is not signed by these keys
+    /// Begin this epoch, when a thief may have signed higher ones than the document on the web root shows
+    #[arg(long, value_name = "N", conflicts_with = "raise_epoch")]
+    epoch: Option<u64>,
+    /// Start a new document although the present one is not signed by these keys: only its epoch and version are read,
+    /// to outrank them; it approves nothing until told
     #[arg(long)]
     blindly_replace_approval: bool,
+    /// Trust root to count the signatures against
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
     /// Print the document as JSON
     #[arg(long)]
     json: bool,
@@ -70,12 +76,10 @@ pub fn run(args: &Args) -> Result<()> {
     let web = WebRoot::new(&args.root);
     let path = web.approval(&args.region, &args.channel);
     let now = now()?;
-    let mut approval = load(&path, args, &keys, now)?;
+    let trust = args.trust.as_deref().map(files::trust).transpose()?;
+    let mut approval = rank::next(&path, args, &keys, now)?;
     approval.issued = now;
     approval.expires = text::time(&args.expires, now)?;
-    // A document issued in the second it was changed before must still outrank it: the version does that.
-    approval.version += 1;
-    approval.epoch += u64::from(args.raise_epoch);
     approval.max_stale_seconds = args.max_stale.unwrap_or(approval.max_stale_seconds);
     match &args.release {
         Some(wanted) => edit(&mut approval, &web, args, wanted)?,
@@ -86,36 +90,15 @@ pub fn run(args: &Args) -> Result<()> {
     for key in &keys {
         envelope.sign(key)?;
     }
+    if let Some(trust) = trust {
+        warn_unless_signed(&envelope, APPROVAL_TYPE, trust.region_keys(&args.region), &path);
+    }
     files::replace(&path, &envelope.to_bytes()?)?;
     if args.json {
         return output::json(&approval);
     }
     print(&approval, &path);
     Ok(())
-}
-
-/// The approval as it stands. What somebody else put there must not be signed again by us.
-fn load(path: &Path, args: &Args, keys: &[PrivateKey], now: Timestamp) -> Result<Approval> {
-    if !path.exists() || args.blindly_replace_approval {
-        return Ok(Approval {
-            kind: APPROVAL_KIND.to_owned(),
-            region: args.region.clone(),
-            channel: args.channel.clone(),
-            epoch: 1,
-            version: 0,
-            issued: now,
-            expires: now.checked_add(SignedDuration::from_secs(1))?,
-            max_stale_seconds: 6 * 3600,
-            entries: Vec::new(),
-            crit: Vec::new(),
-        });
-    }
-    let read = || -> Result<Approval> {
-        let keys = keys.iter().map(PrivateKey::public).collect::<Result<KeySet, _>>()?;
-        let verified = Envelope::parse(&files::document(path)?)?.verify(APPROVAL_TYPE, &keys, 1)?;
-        Ok(Approval::parse(&verified.payload)?)
-    };
-    read().with_context(|| format!("the approval {} (--blindly-replace-approval starts a new one)", path.display()))
 }
 
 fn edit(approval: &mut Approval, web: &WebRoot, args: &Args, wanted: &str) -> Result<()> {

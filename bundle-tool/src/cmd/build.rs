@@ -49,7 +49,7 @@ pub struct Args {
     /// Raw size of a frame (default 1MiB)
     #[arg(long, value_name = "SIZE", value_parser = text::size)]
     frame_size: Option<u32>,
-    /// Threads (default: all cores)
+    /// Threads (default: all cores, as far as 300 MB allow)
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Version instead of the recipe's
@@ -71,7 +71,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut manifest = recipe.manifest(build_time()?);
     manifest.version = args.release_version.clone().unwrap_or(manifest.version);
     manifest.counter = args.counter.unwrap_or(manifest.counter);
-    let sources = recipe.sources(args.recipe.parent().unwrap_or(Path::new("")));
+    let sources = recipe.sources(args.recipe.parent().unwrap_or(Path::new("")))?;
     let mut settings = recipe.settings()?;
     settings.level = args.level.unwrap_or(settings.level);
     settings.frame_size = args.frame_size.unwrap_or(settings.frame_size);

@@ -43,7 +43,7 @@ pub struct Effort {
     /// zstd level, 1 to 22 (default 19)
     #[arg(long)]
     pub level: Option<i32>,
-    /// Threads (default: all cores), about 80 MB of memory each
+    /// Threads, about 65 MB of memory each (default: all cores, as far as a gigabyte allows)
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 }

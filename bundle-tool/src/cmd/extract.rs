@@ -1,15 +1,17 @@
 //! `bundle-tool extract`: an image back to a file, bit for bit, holes where it is zero.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{BufReader, Seek as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use bundle::manifest::ImageKind;
 use bundle::tree::{Owners, unpack};
+use serde_json::json;
 
 use crate::content::{self, TrustArgs};
-use crate::output::bytes;
+use crate::output::{self, bytes};
 use crate::progress::Progress;
 use crate::release::write_sparse;
 
@@ -42,6 +44,9 @@ pub struct Args {
     /// No progress
     #[arg(long, short)]
     quiet: bool,
+    /// Print facts as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -69,18 +74,38 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         file.persist(&args.out).with_context(what)?;
     }
+    if args.json {
+        return output::json(&json!({ "out": args.out, "image": args.image, "kind": kind, "size": size }));
+    }
     println!("{}: {} of {}, {}", args.out.display(), args.image, name(), bytes(size));
     Ok(())
 }
 
 /// Beside its place first, so that the folder appears whole or not at all.
+///
+/// In the same folder: a folder that its owner may not write can be renamed, but not moved into another.
 fn unpack_tree(tar: &File, folder: &Path, args: &Args) -> Result<()> {
     anyhow::ensure!(!args.out.exists(), "it exists already");
     let scratch = tempfile::tempdir_in(folder)?;
-    let inner = scratch.path().join("tree");
-    std::fs::create_dir(&inner)?;
     let owners = if args.keep_owners { Owners::Keep } else { Owners::Ours };
-    unpack(BufReader::new(tar), &inner, owners)?;
-    std::fs::rename(&inner, &args.out)?;
+    let unpacked = unpack(BufReader::new(tar), scratch.path(), owners).map_err(anyhow::Error::from);
+    match unpacked.and_then(|_| Ok(std::fs::rename(scratch.path(), &args.out)?)) {
+        Ok(()) => drop(scratch.keep()),
+        Err(error) => {
+            make_removable(scratch.path());
+            return Err(error);
+        }
+    }
     Ok(())
+}
+
+/// What is in a folder of mode 0555 can not be removed by its owner either. As far as it goes: the error that led here
+/// is the one to tell.
+fn make_removable(folder: &Path) {
+    let _ = std::fs::set_permissions(folder, Permissions::from_mode(0o700));
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            make_removable(&entry.path());
+        }
+    }
 }

@@ -14,7 +14,7 @@ use bundle::random::{RandomReader, read_envelope};
 use serde::Serialize;
 
 use crate::gate::counts::Counts;
-use crate::output::{self, bytes};
+use crate::output::{self, bytes, harmless};
 use crate::recipe::GATES;
 
 /// Show what is in a bundle, without verifying it
@@ -102,12 +102,12 @@ fn gather(args: &Args) -> Result<Facts> {
 
 fn print(facts: &Facts) -> Result<()> {
     let manifest = &facts.manifest;
-    println!("release     {} (counter {}) for {}", manifest.version, manifest.counter, manifest.compatible);
+    println!("release     {} (counter {}) for {}", manifest.version, manifest.counter, harmless(&manifest.compatible));
     println!("manifest    {}", facts.manifest_sha256);
     println!("created     {}", manifest.created);
     let some = |name: &str, text: String| {
         if !text.is_empty() {
-            println!("{name:11} {text}");
+            println!("{name:11} {}", harmless(&text));
         }
     };
     some("hardware", manifest.hardware.join(", "));
@@ -118,8 +118,10 @@ fn print(facts: &Facts) -> Result<()> {
     some("critical", manifest.crit.join(", "));
     for (name, value) in &manifest.attestations {
         match value.as_object().filter(|_| name == GATES) {
-            Some(gates) => gates.iter().for_each(|(name, gate)| println!("gate        {name}: {}", gate_text(gate))),
-            None => println!("attested    {name}: {value}"),
+            Some(gates) => gates.iter().for_each(|(name, gate)| {
+                println!("gate        {}: {}", harmless(name), harmless(&gate_text(gate)));
+            }),
+            None => println!("attested    {}: {}", harmless(name), harmless(&value.to_string())),
         }
     }
     println!("bundle      {}", bytes(facts.size));
@@ -139,14 +141,16 @@ fn print(facts: &Facts) -> Result<()> {
                 "            {} chunks in {} groups ({} of {} KiB), {} of addresses",
                 stats.chunks,
                 stats.chunk_groups,
-                chunks.method,
+                harmless(&chunks.method),
                 chunks.target / 1024,
                 bytes(chunks.size)
             );
         }
         println!("            sha256 {}", image.sha256);
     }
-    facts.signatures.iter().for_each(|id| println!("signature   by {id} (not checked here: bundle-tool verify)"));
+    facts.signatures.iter().for_each(|id| {
+        println!("signature   names itself {} (not checked here: bundle-tool verify)", harmless(id));
+    });
     if facts.signatures.is_empty() {
         println!("signature   none");
     }

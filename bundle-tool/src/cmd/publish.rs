@@ -23,6 +23,8 @@ use crate::release::Release;
 use crate::webroot::WebRoot;
 use crate::{files, output};
 
+mod keep;
+
 const EXAMPLE: &str = "Example:
   bundle-tool publish demo-2.4.1.bundle --root /srv/updates --channel stable --key keys/release.pem
 
@@ -57,6 +59,10 @@ pub struct Args {
     /// Make deltas from that many of the releases before
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub deltas: usize,
+    /// Name only the newest N releases in the channel index, and those an approval names (default: all). It has at
+    /// most 1 MiB; bundles and deltas of the others stay below ROOT
+    #[arg(long, value_name = "N")]
+    pub keep: Option<usize>,
     #[command(flatten)]
     pub effort: Effort,
     /// No progress
@@ -74,6 +80,7 @@ pub struct Published {
     size: u64,
     url: String,
     deltas: Vec<ChannelDelta>,
+    dropped: Vec<ChannelRelease>,
     channel: Channel,
 }
 
@@ -84,6 +91,7 @@ impl Published {
             "deltas": self.deltas, "channel": self.channel.channel, "channel_version": self.channel.version,
             "manifest_sha256": self.digest, "version": self.manifest.version, "counter": self.manifest.counter,
             "size": self.size, "url": self.url,
+            "dropped": self.dropped.iter().map(|each| each.release.manifest_sha256).collect::<Vec<_>>(),
         })
     }
 
@@ -94,6 +102,9 @@ impl Published {
         println!("bundle  {} ({})", web.file(&self.url).display(), output::bytes(self.size));
         for delta in &self.deltas {
             println!("delta   from {} ({})", delta.from.short(), output::bytes(delta.size));
+        }
+        for dropped in &self.dropped {
+            println!("dropped {} (counter {}) from the index", dropped.release.version, dropped.release.counter);
         }
         println!(
             "channel {} version {}: {}",
@@ -134,19 +145,29 @@ pub fn publish(args: &Args) -> Result<Published> {
         release.deltas.retain(|each| made.iter().all(|delta| delta.from != each.from));
         release.deltas.extend(made.iter().cloned());
     }
-    let mut envelope = Envelope::new(CHANNEL_TYPE, channel.to_bytes()?);
+    let dropped = keep::keep(&mut channel, args.keep, &digest, &web)?;
+    let too_large = || format!("{}: `publish --keep N` keeps the newest N releases in it", path.display());
+    let mut envelope = Envelope::new(CHANNEL_TYPE, channel.to_bytes().with_context(too_large)?);
     for key in &keys {
         envelope.sign(key)?;
     }
-    if envelope.verify(CHANNEL_TYPE, &believed, threshold).is_err() {
+    let bytes = envelope.to_bytes().with_context(too_large)?;
+    warn_unless_signed(&envelope, CHANNEL_TYPE, (believed, threshold), &path);
+    keep::warn_when_nearly_full(bytes.len());
+    files::replace(&path, &bytes)?;
+    Ok(Published { manifest, digest, size, url, deltas: made, dropped, channel })
+}
+
+/// Says when a document that is about to be written lacks signatures: devices refuse it until it has them.
+pub fn warn_unless_signed(envelope: &Envelope, kind: &str, (keys, threshold): (KeySet, usize), path: &Path) {
+    if let Err(error) = envelope.verify(kind, &keys, threshold) {
         eprintln!(
-            "warning: the channel index needs {threshold} signatures and has {}; add them with: bundle-tool sign {}",
+            "warning: devices refuse this document: {error}; it needs {threshold} of {} keys. Add signatures with: \
+             bundle-tool sign {}",
             keys.len(),
             path.display()
         );
     }
-    files::replace(&path, &envelope.to_bytes()?)?;
-    Ok(Published { manifest, digest, size, url, deltas: made, channel })
 }
 
 /// Whose signatures count: the trust root's release role, else any one of the given keys.
@@ -193,9 +214,14 @@ fn add(channel: &mut Channel, manifest: &Manifest, digest: Digest, size: u64) ->
     channel.releases.retain(|each| each.release.manifest_sha256 != digest);
     channel.releases.push(ChannelRelease { release, size, urls: vec![WebRoot::bundle_url(&digest)], deltas });
     channel.releases.sort_by_key(|each| std::cmp::Reverse(each.release.counter));
-    channel.version += 1;
+    channel.version = raised(channel.version, "the channel index")?;
     channel.issued = now()?;
     Ok(())
+}
+
+/// The version after this one. The highest there is has none: devices that saw it take nothing any more.
+pub fn raised(version: u64, what: &str) -> Result<u64> {
+    version.checked_add(1).with_context(|| format!("{what} has the highest version there is, {version}"))
 }
 
 /// Refuses a version or counter that another release than `digest` has already.
@@ -223,7 +249,7 @@ fn deltas(args: &Args, web: &WebRoot, channel: &Channel, digest: &Digest) -> Res
         let from = release.release.manifest_sha256;
         let url = WebRoot::delta_url(&from, digest);
         let path = web.file(&url);
-        std::fs::create_dir_all(path.parent().context("no folder")?).with_context(|| path.display().to_string())?;
+        files::make_folder(path.parent().context("no folder")?).with_context(|| path.display().to_string())?;
         let old = Release::open(&web.file(&WebRoot::bundle_url(&from)))?;
         anyhow::ensure!(old.digest == from, "{} is not the bundle its name says", old.path.display());
         let new = Release::open(&args.bundle)?;

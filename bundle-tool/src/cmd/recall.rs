@@ -10,7 +10,7 @@ use bundle::keys::{KeySet, PrivateKey};
 use bundle::recall::{RECALL_TYPE, Recall, Recalled};
 use jiff::Timestamp;
 
-use crate::cmd::publish::now;
+use crate::cmd::publish::{now, raised, warn_unless_signed};
 use crate::webroot::{WebRoot, is_release};
 use crate::{files, output};
 
@@ -46,6 +46,9 @@ pub struct Args {
     /// Take the recall itself back
     #[arg(long, conflicts_with_all = ["go_back_to", "reason"])]
     lift: bool,
+    /// Trust root to count the signatures against
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
     /// Print the document as JSON
     #[arg(long)]
     json: bool,
@@ -54,6 +57,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let keys = args.key.iter().map(|path| files::private_key(path)).collect::<Result<Vec<_>>>()?;
     let believed = keys.iter().map(PrivateKey::public).collect::<Result<KeySet, _>>()?;
+    let trust = args.trust.as_deref().map(files::trust).transpose()?;
     let web = WebRoot::new(&args.root);
     let path = web.recall(&args.channel);
     let channel_path = web.channel(&args.channel);
@@ -70,11 +74,14 @@ pub fn run(args: &Args) -> Result<()> {
         let go_back_to = args.go_back_to.as_deref().map(|wanted| find(&channel, wanted)).transpose()?;
         recall.recalls.push(Recalled { release, go_back_to, reason: reason.clone() });
     }
-    recall.version += 1;
+    recall.version = raised(recall.version, "the recall")?;
     recall.issued = now()?;
     let mut envelope = Envelope::new(RECALL_TYPE, recall.to_bytes()?);
     for key in &keys {
         envelope.sign(key)?;
+    }
+    if let Some(trust) = trust {
+        warn_unless_signed(&envelope, RECALL_TYPE, trust.release_keys(), &path);
     }
     files::replace(&path, &envelope.to_bytes()?)?;
     if args.json {

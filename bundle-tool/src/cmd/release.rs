@@ -71,6 +71,9 @@ pub struct Args {
     /// Make deltas from that many of the releases before
     #[arg(long, value_name = "N", default_value_t = 0, requires = "root")]
     deltas: usize,
+    /// Name only the newest N releases in the channel index (see `publish`)
+    #[arg(long, value_name = "N", requires = "root")]
+    keep: Option<usize>,
     /// Bundle of the release before, to compare benchmarks with (default: the newest in the channel that has them)
     #[arg(long, value_name = "FILE")]
     previous: Option<PathBuf>,
@@ -86,7 +89,7 @@ pub struct Args {
     /// zstd level, 1 to 22 (default 19)
     #[arg(long)]
     level: Option<i32>,
-    /// Threads (default: all cores)
+    /// Threads (default: all cores, as far as memory allows; see `build` and `delta`)
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Version instead of the recipe's

@@ -12,8 +12,9 @@ use bundle::dsse::Envelope;
 use bundle::keys::{KeyId, SIGNATURE_LEN};
 use bundle::manifest::Manifest;
 use bundle::random::read_envelope;
+use serde_json::json;
 
-use crate::files;
+use crate::{files, output};
 
 const EXAMPLE: &str = "Example:
   bundle-tool sign demo.bundle --key keys/release.pem
@@ -33,7 +34,7 @@ pub struct Args {
     #[arg(long, value_name = "KEY.pem", required_unless_present_any = ["print_pae", "attach"])]
     key: Vec<PathBuf>,
     /// Print the bytes to sign elsewhere
-    #[arg(long, conflicts_with_all = ["key", "attach"])]
+    #[arg(long, conflicts_with_all = ["key", "attach", "json"])]
     print_pae: bool,
     /// Signature made elsewhere: 64 bytes, raw or base64
     #[arg(long, value_name = "SIG", requires = "public_key", conflicts_with = "key")]
@@ -41,6 +42,9 @@ pub struct Args {
     /// Public key the attached signature is of
     #[arg(long, value_name = "KEY.pub.pem")]
     public_key: Option<PathBuf>,
+    /// Print facts as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -65,6 +69,10 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         add(&args.file, &args.key)?
     };
+    if args.json {
+        let signed = signed.iter().map(ToString::to_string).collect::<Vec<_>>();
+        return output::json(&json!({ "file": args.file, "signed_by": signed }));
+    }
     for id in signed {
         println!("{}: signed by {id}", args.file.display());
     }

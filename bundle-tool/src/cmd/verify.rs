@@ -9,7 +9,7 @@ use bundle::sequential::SequentialReader;
 use serde_json::json;
 
 use crate::content::{self, TrustArgs};
-use crate::output;
+use crate::output::{self, harmless};
 use crate::progress::Progress;
 
 const EXAMPLE: &str = "Example:
@@ -62,7 +62,9 @@ pub fn run(args: &Args) -> Result<()> {
     println!("{}: genuine{}", name(), if args.signatures_only { "" } else { " and whole" });
     println!(
         "release {} (counter {}) for {}, manifest {digest}",
-        manifest.version, manifest.counter, manifest.compatible
+        manifest.version,
+        manifest.counter,
+        harmless(&manifest.compatible)
     );
     signers.iter().for_each(|id| println!("signed by {id}"));
     println!("{} of {} required signatures", signers.len(), believed.threshold);
@@ -88,6 +90,7 @@ fn explain(args: &Args, keys: &KeySet) {
     }
     let known = |id: &str| keys.iter().any(|key| key.id().to_string() == id);
     for each in envelope.signatures.iter().filter(|each| !known(&each.key_id)) {
-        eprintln!("  {} signed, but is not trusted here", each.key_id);
+        // Anybody can write any name there; nothing says that this key signed.
+        eprintln!("  a signature names itself {:?}, which is not trusted here", harmless(&each.key_id));
     }
 }

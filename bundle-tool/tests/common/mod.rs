@@ -166,11 +166,21 @@ pub fn image(len: usize, seed: u64) -> Vec<u8> {
     out
 }
 
-/// Says loudly that a test could not do its work: silence would look like success. With `FLIPSIDE_NO_SKIP` set that is
-/// a failure.
+/// Says loudly that a test could not do its work: silence would look like success. With `FLIPSIDE_NO_SKIP` set, as
+/// `make unit` does, that is a failure.
 pub fn skipped(what: &str) {
+    assert!(std::env::var_os("FLIPSIDE_NO_SKIP").is_none_or(|set| set.is_empty()), "skipped: {what}");
+    say_skipped(what);
+}
+
+/// The same for what only root can test: that nobody is root is no failure.
+pub fn skipped_without_root(what: &str) {
+    assert!(!nix::unistd::Uid::effective().is_root(), "skipped: {what}");
+    say_skipped(what);
+}
+
+fn say_skipped(what: &str) {
     use std::io::Write as _;
-    assert!(std::env::var_os("FLIPSIDE_NO_SKIP").is_none(), "skipped: {what}");
     // Not by eprintln!, which the test harness keeps to itself when a test passes.
     let mut stderr = std::io::stderr().lock();
     writeln!(stderr, "\n*** SKIPPED: {what} ***\n").unwrap();

@@ -38,6 +38,21 @@ impl Compressor {
     /// # Errors
     /// When zstd refuses the level or is out of memory.
     pub fn compress(&self, raw: &[u8], prefix: Option<&[u8]>) -> Result<Vec<u8>, BuildError> {
+        Ok(self.run(raw, prefix)?.0)
+    }
+
+    /// Bytes that compressing a piece of `size` bytes takes: the context, as zstd counts it, the piece, and its result.
+    ///
+    /// # Errors
+    /// As [`Self::compress`].
+    pub fn memory(&self, size: usize) -> Result<usize, BuildError> {
+        // Tables follow from level and size, not from what is in the piece; zeros are done at once.
+        let (_, context) = self.run(&vec![0; size], None)?;
+        Ok(context + size + zstd_safe::compress_bound(size))
+    }
+
+    /// The frame, and the size of the context that made it.
+    fn run(&self, raw: &[u8], prefix: Option<&[u8]>) -> Result<(Vec<u8>, usize), BuildError> {
         let mut context = CCtx::try_create().ok_or(BuildError::Zstd("out of memory"))?;
         let parameters = [
             CParameter::CompressionLevel(self.level),
@@ -60,7 +75,7 @@ impl Compressor {
         let len = context.compress2(out.as_mut_slice(), raw).map_err(zstd)?;
         out.truncate(len);
         out.shrink_to_fit();
-        Ok(out)
+        Ok((out, context.sizeof()))
     }
 }
 
@@ -84,6 +99,16 @@ mod tests {
         assert_eq!(window_log(1 << 20), 20);
         assert_eq!(window_log((1 << 20) + 1), 21);
         assert_eq!(window_log(1 << 30), 23);
+    }
+
+    #[test]
+    fn memory_is_that_of_the_tables_whatever_is_compressed() {
+        let noise: Vec<u8> = (0..1u32 << 18).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        let compressor = Compressor::new(19, noise.len());
+        let (_, context) = compressor.run(&noise, None).unwrap();
+        let stated = compressor.memory(noise.len()).unwrap();
+        assert!(stated > context + noise.len() && stated < 30_000_000, "{stated}, {context}");
+        assert!(Compressor::new(1, 1 << 20).memory(1 << 20).unwrap() < stated / 2);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Writes deltas: from one bundle and the images of an older one to recipes for every frame that changed.
 //!
 //! Touches the files it is told to. Memory: an index of the old image (a few bytes for each KiB of it, sampled more
-//! sparsely when it is large), and for each worker a frame, its prefix and the compressor's tables (about 80 MB).
+//! sparsely when it is large), and for each worker a frame, its prefix and the compressor's tables (about 65 MB). When
+//! nobody says how many workers, there are as many as fit into a gigabyte.
 
 use std::fs::File;
 use std::io::{self, BufReader, Seek as _, Write as _};
@@ -22,6 +23,12 @@ mod split;
 
 pub use encode::{Encoder, Made};
 pub use old::OldIndex;
+
+/// Memory of all workers when nobody says how many, bytes; the index of the old image comes on top.
+const MEMORY: usize = 850_000_000;
+
+/// Tables of the compressor behind a prefix of 8 MiB, bytes.
+const TABLES: usize = 52_000_000;
 
 /// An image of the old release.
 #[derive(Debug)]
@@ -158,23 +165,28 @@ fn section(
         Ok::<_, BuildError>((number, record, made))
     };
     let mut counts = DeltaStats::default();
-    in_order(settings.workers(), produce, work, |(number, record, made): (u32, FrameRecord, Made)| {
-        let source = match &made {
-            Made::Copy { old } => FrameSource::Copy { old: *old },
-            Made::Plain { stored } => FrameSource::Plain { offset, len: stored.len() as u32 },
-            Made::Patch { body, prefix, .. } => {
-                max_prefix = max_prefix.max(*prefix);
-                FrameSource::Patch { offset, len: body.len() as u32, sha256: Digest::of(body) }
-            }
-        };
-        counts.add(&made, record.raw_len);
-        let bytes = made.bytes();
-        patch.write_all(bytes).map_err(BuildError::Write)?;
-        offset += bytes.len() as u64;
-        push(&mut recipes, Recipe { frame: number, count: 1, source }, frame_size);
-        progress(Event::Frame { raw: u64::from(record.raw_len), stored: bytes.len() as u64 });
-        Ok(())
-    })?;
+    in_order(
+        settings.workers(MEMORY, encoder.memory()),
+        produce,
+        work,
+        |(number, record, made): (u32, FrameRecord, Made)| {
+            let source = match &made {
+                Made::Copy { old } => FrameSource::Copy { old: *old },
+                Made::Plain { stored } => FrameSource::Plain { offset, len: stored.len() as u32 },
+                Made::Patch { body, prefix, .. } => {
+                    max_prefix = max_prefix.max(*prefix);
+                    FrameSource::Patch { offset, len: body.len() as u32, sha256: Digest::of(body) }
+                }
+            };
+            counts.add(&made, record.raw_len);
+            let bytes = made.bytes();
+            patch.write_all(bytes).map_err(BuildError::Write)?;
+            offset += bytes.len() as u64;
+            push(&mut recipes, Recipe { frame: number, count: 1, source }, frame_size);
+            progress(Event::Frame { raw: u64::from(record.raw_len), stored: bytes.len() as u64 });
+            Ok(())
+        },
+    )?;
     counts.zeros = stats.zeros;
     stats.merge(&counts);
     let section = Section {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{BuildError, Compressor, Event, Settings, in_order};
+use super::{BUILD_BASE, BUILD_MEMORY, BuildError, Compressor, Event, Settings, in_order};
 use crate::digest::Digest;
 use crate::frame::is_zero;
 use crate::index::{FRAME_UNIT, FrameRecord, IndexHeader, MAX_FRAME_SIZE, MIN_FRAME_SIZE};
@@ -74,7 +74,7 @@ pub fn write_frames(
     let mut records = Vec::new();
     let mut stats = FrameStats::default();
     let mut payload_hash = Sha256::new();
-    in_order(settings.workers(), produce, work, |frame: Frame| {
+    in_order(workers(settings, &compressor)?, produce, work, |frame: Frame| {
         payload.write_all(&frame.stored).map_err(BuildError::Write)?;
         payload_hash.update(&frame.stored);
         records.extend_from_slice(&frame.record(stats.stored)?.to_bytes());
@@ -94,6 +94,14 @@ pub fn write_frames(
         image_sha256: Digest(image_hash.finalize().into()),
         stats,
     })
+}
+
+/// Threads that keep building below [`BUILD_MEMORY`], whatever level and frame size make of their tables.
+fn workers(settings: &Settings, compressor: &Compressor) -> Result<usize, BuildError> {
+    let frame = settings.frame_size as usize;
+    // Beside those that are worked on, a frame of zeros and the three of the pipeline.
+    let fixed = BUILD_BASE + 4 * frame;
+    Ok(settings.workers(BUILD_MEMORY.saturating_sub(fixed), compressor.memory(frame)?))
 }
 
 impl Frame {

@@ -241,3 +241,37 @@ proptest! {
         prop_assert!(read_back(&one, &manifest).unwrap() == images);
     }
 }
+
+#[test]
+fn a_manifest_too_large_to_be_signed_is_refused_before_anything_is_compressed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut manifest = template();
+    let build = |manifest: Manifest| {
+        // An image that is not there: only what is asked before it is read can answer.
+        let path = dir.path().join("missing");
+        let source = Source { name: "x".to_owned(), kind: ImageKind::Block, path, chunks: ChunkChoice::Auto };
+        build(manifest, &[source], &Settings::default(), &dir.path().join("out"), &|_| {}).unwrap_err()
+    };
+    // 778 kB of body just fit into 1 MiB of envelope, were it not for the signatures.
+    manifest.attestations.insert("log".to_owned(), "x".repeat(777_500).into());
+    let error = build(manifest.clone()).to_string();
+    assert!(error.contains("the manifest is too large") && error.contains("1048576"), "{error}");
+    manifest.attestations.insert("log".to_owned(), "x".repeat(770_000).into());
+    assert!(matches!(build(manifest), BuildError::Read { .. }));
+}
+
+#[test]
+fn without_a_number_of_threads_memory_bounds_them() {
+    for (level, frame_size) in [(19, 1 << 20), (19, 4 << 20), (22, 1 << 20), (3, 1 << 20)] {
+        let each = Compressor::new(level, frame_size).memory(frame_size).unwrap();
+        let fixed = BUILD_BASE + 4 * frame_size;
+        for cores in [1, 2, 8, 64, 512] {
+            let workers = as_many(cores, BUILD_MEMORY - fixed, each);
+            assert!((1..=cores).contains(&workers) && fixed + workers * each <= BUILD_MEMORY, "{level} {cores}");
+            // All cores of an ordinary build host.
+            assert!(workers >= cores.min(8) || frame_size > 1 << 20, "{level} {cores}: {workers}");
+        }
+    }
+    assert_eq!(Settings { threads: 1000, ..Settings::default() }.workers(1, 1), MAX_THREADS);
+    assert_eq!(Settings { threads: 3, ..Settings::default() }.workers(1, 1), 3);
+}

@@ -52,12 +52,21 @@ impl Method {
     /// The method a manifest names; none when it is a newer one, or its sizes are outside what this code cuts.
     #[must_use]
     pub fn of_manifest(chunks: &Chunks) -> Option<Self> {
-        let target = chunks.target;
-        match chunks.method.as_str() {
+        let method = match chunks.method.as_str() {
+            FASTCDC => Self::FastCdc(chunks.target),
+            BLOCKS => Self::Blocks(chunks.target),
+            _ => return None,
+        };
+        method.is_cut_by_devices().then_some(method)
+    }
+
+    /// Whether its sizes are those that this code cuts.
+    #[must_use]
+    pub fn is_cut_by_devices(self) -> bool {
+        match self {
             // FastCDC's own limits: the smallest chunk at least 64 bytes, the largest at most ours.
-            FASTCDC if (256..=MAX_CHUNK / 4).contains(&target) => Some(Self::FastCdc(target)),
-            BLOCKS if (512..=MAX_CHUNK).contains(&target) => Some(Self::Blocks(target)),
-            _ => None,
+            Self::FastCdc(average) => (256..=MAX_CHUNK / 4).contains(&average),
+            Self::Blocks(len) => (512..=MAX_CHUNK).contains(&len),
         }
     }
 }

@@ -29,6 +29,8 @@ fn cut(raw: &[u8], method: ChunkMethod) -> (Vec<u8>, Image) {
         index: blob,
         chunks: Some(chunks),
         payload: blob,
+        frame_size: None,
+        level: None,
     };
     (member, image)
 }

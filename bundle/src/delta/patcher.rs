@@ -116,6 +116,8 @@ impl Patcher {
 
     fn gather<O: OldImage + ?Sized>(&mut self, body: &Body<'_>, section: &Section, old: &O) -> Result<(), DeltaError> {
         self.prefix.clear();
+        // At once: growing bit by bit takes up to twice the memory.
+        self.prefix.reserve_exact(section.max_prefix as usize);
         for range in &body.prefix {
             let start = range.old * u64::from(BLOCK);
             // The last block of an image may be a short one.
@@ -216,9 +218,8 @@ fn join(
     let mut at = 0usize;
     while !control.0.is_empty() {
         let (differs, extras, seek) = (control.u32()? as usize, control.u32()? as usize, control.zigzag()?);
-        if differs + extras > len - out.len() {
-            return Err(short());
-        }
+        // Also where memory is counted in 32 bits.
+        differs.checked_add(extras).filter(|made| *made <= len - out.len()).ok_or_else(short)?;
         let (part, rest) = diff.split_at_checked(differs).ok_or_else(short)?;
         let old = prefix.get(at..).and_then(|old| old.get(..differs)).ok_or_else(short)?;
         out.extend(part.iter().zip(old).map(|(part, old)| part.wrapping_add(*old)));
@@ -226,7 +227,8 @@ fn join(
         let (part, rest) = extra.split_at_checked(extras).ok_or_else(short)?;
         out.extend_from_slice(part);
         extra = rest;
-        let next = (at + differs).checked_add_signed(isize::try_from(seek).map_err(|_| short())?);
+        let seek = isize::try_from(seek).map_err(|_| short())?;
+        let next = at.checked_add(differs).and_then(|next| next.checked_add_signed(seek));
         at = next.ok_or_else(short)?;
     }
     if out.len() == len && diff.is_empty() && extra.is_empty() { Ok(()) } else { Err(short()) }

@@ -6,8 +6,8 @@ use super::{
     DeltaError, DeltaHeader, FrameSource, HEADER_LEN, MAX_BODY, MAX_PREFIX, RECIPE_LEN, Recipe, SECTION_LEN, Section,
 };
 use crate::digest::Digest;
-use crate::index::frames_of_index;
-use crate::manifest::Manifest;
+use crate::index::{FRAME_UNIT, frames_of_index};
+use crate::manifest::{MAX_IMAGE_SIZE, Manifest};
 
 /// What comes out next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,8 @@ struct Current {
     section: Section,
     left: u32,
     frames: u64,
+    /// What every frame but the last has at least, bytes: the index knows it exactly, but is not read here.
+    least_frame: u64,
     next_frame: u64,
     patch: u64,
 }
@@ -94,11 +96,14 @@ impl<'a, R: Read> RecipesReader<'a, R> {
         let image = self.manifest.images.get(section.image as usize).ok_or(DeltaError::Malformed("no such image"))?;
         let frames = frames_of_index(image.index.size).unwrap_or(0);
         let limit = frames.saturating_mul(u64::from(MAX_BODY));
-        if u64::from(section.recipes) > frames || section.max_prefix > MAX_PREFIX || section.patch_size > limit {
+        let sizes = section.old_size > MAX_IMAGE_SIZE || section.patch_size > limit;
+        if u64::from(section.recipes) > frames || section.max_prefix > MAX_PREFIX || sizes {
             return Err(DeltaError::Malformed("numbers of a section"));
         }
         self.sections_left -= 1;
-        self.current = Some(Current { section, left: section.recipes, frames, next_frame: 0, patch: 0 });
+        let least_frame = image.size.div_ceil(frames.max(1)).next_multiple_of(u64::from(FRAME_UNIT));
+        let left = section.recipes;
+        self.current = Some(Current { section, left, frames, least_frame, next_frame: 0, patch: 0 });
         Ok(section)
     }
 }
@@ -110,10 +115,7 @@ impl Current {
             return Err(DeltaError::Malformed("frames of a recipe"));
         }
         match recipe.source {
-            FrameSource::Copy { old } if old > self.section.old_size => {
-                return Err(DeltaError::Malformed("a copy from behind the old image"));
-            }
-            FrameSource::Copy { .. } => {}
+            FrameSource::Copy { old } => self.copy(old, first + count, count)?,
             _ if count != 1 => return Err(DeltaError::Malformed("one patch for several frames")),
             _ => {}
         }
@@ -126,6 +128,18 @@ impl Current {
         self.left -= 1;
         self.next_frame = first + count;
         Ok(recipe)
+    }
+
+    /// Whether frames up to `end` may be copied from `old` on. What passes can be counted with in 64 bits: an image has
+    /// at most 2^44 bytes, and frames of at most 2^22 are at most 2^32.
+    fn copy(&self, old: u64, end: u64, count: u64) -> Result<(), DeltaError> {
+        // Of the last frame of an image one byte is certain.
+        let last = if end == self.frames { 1 } else { self.least_frame };
+        let least = self.least_frame.saturating_mul(count - 1).saturating_add(last);
+        match old.checked_add(least) {
+            Some(end) if end <= self.section.old_size => Ok(()),
+            _ => Err(DeltaError::Malformed("a copy from behind the old image")),
+        }
     }
 }
 

@@ -36,6 +36,8 @@ fn build(header: IndexHeader, records: &[FrameRecord]) -> (Vec<u8>, Image) {
         index: blob(bytes.len() as u64, Digest::of(&bytes)),
         chunks: None,
         payload: blob(header.payload_size, Digest::of(b"")),
+        frame_size: None,
+        level: None,
     };
     (bytes, image)
 }

@@ -87,6 +87,8 @@ mod tests {
             index: blob(index::HEADER_LEN as u64 + index::RECORD_LEN as u64),
             chunks: None,
             payload: blob(1000),
+            frame_size: None,
+            level: None,
         };
         Manifest {
             compatible: "demo".to_owned(),

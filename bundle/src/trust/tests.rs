@@ -75,3 +75,18 @@ fn contradictions_are_refused() {
     refused("not a key", |t| drop(t.keys.insert(id(1), "PEM".to_owned())));
     refused("region name", |t| drop(t.regions.insert("a/b".to_owned(), Region { approve: role(&[9], 1) })));
 }
+
+#[test]
+fn a_newer_kind_of_trust_root_is_called_newer_whatever_it_holds() {
+    let reason = |kind: &str, payload: &[u8]| {
+        let mut envelope = Envelope::new(kind, payload.to_vec());
+        envelope.sign(&key(1)).unwrap();
+        let bytes = envelope.to_bytes().unwrap();
+        let opened = TrustRoot::open(&bytes).unwrap_err().reason();
+        assert_eq!(root(1, &[1], 1).accept_next(&bytes).unwrap_err().reason(), opened);
+        opened
+    };
+    assert_eq!(reason(&TRUST_TYPE.replace("v1", "v2"), b"[\"another shape\"]"), Reason::FormatTooNew);
+    assert_eq!(reason("application/vnd.flipside.manifest.v1+json", b"{}"), Reason::Malformed);
+    assert_eq!(reason(TRUST_TYPE, b"{}"), Reason::Malformed);
+}

@@ -18,7 +18,7 @@ use crate::kit::{self, FRAME, Parts, REGION, RELEASE, RELEASE_2, ROOT, STRANGER,
 mod more;
 
 /// How many folders there are.
-pub const NAMES: usize = 62;
+pub const NAMES: usize = 64;
 
 pub fn approval(epoch: u64, version: u64) -> Approval {
     Approval {
@@ -376,6 +376,16 @@ fn deltas(maker: &Maker<'_>) {
     };
     let hope = "the delta of one release is followed for another";
     add("mix-and-match-delta", hope, header(digest(&parts("older!")), 0));
+    let hope = "the place a copy is read from wraps around, and the updater stops";
+    let huge = |old_size: u64| {
+        let old_sha256 = Digest::of(b"old image");
+        Section { image: 0, recipes: 1, old_size, old_sha256, patch_size: 0, max_prefix: 0 }.to_bytes().to_vec()
+    };
+    let copy = |old: u64| Recipe { frame: 0, count: 2, source: FrameSource::Copy { old } }.to_bytes().to_vec();
+    let one = || header(digest(&honest), 1);
+    add("integer-overflow-copy", hope, [one(), huge(u64::MAX), copy(u64::MAX - 4095)].concat());
+    let hope = "what stands behind the old image is read";
+    add("copy-behind-the-old-image", hope, [one(), huge(4096), copy(0)].concat());
     let hope = "the device allocates what a recipe says";
     let source = FrameSource::Plain { offset: 0, len: u32::MAX };
     let recipe = Recipe { frame: 0, count: 1, source }.to_bytes().to_vec();

@@ -101,6 +101,8 @@ pub fn parts(what: &str) -> Parts {
         index: blob,
         chunks: None,
         payload: blob,
+        frame_size: None,
+        level: None,
     };
     let header = IndexHeader {
         frame_size: FRAME,

@@ -97,6 +97,8 @@ fn made() -> Made {
         index: blob(&index),
         chunks: None,
         payload: blob(&payload),
+        frame_size: None,
+        level: None,
     };
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("index"), index).unwrap();

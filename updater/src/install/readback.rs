@@ -62,6 +62,8 @@ mod tests {
             index: blob,
             chunks: None,
             payload: blob,
+            frame_size: None,
+            level: None,
         }
     }
 

@@ -38,9 +38,11 @@ fn visit(path: &Path, facts: &mut Vec<u8>) -> std::io::Result<()> {
 }
 
 /// Everything the bundle is made of.
-pub fn package(manifest: &Manifest, settings: &Settings, images: Digest) -> Result<Digest> {
+pub fn package(manifest: &Manifest, settings: &Settings, sources: &[Source]) -> Result<Digest> {
     // Threads make no difference to the bytes.
-    let text = serde_json::to_vec(&(manifest, settings.level, settings.frame_size, images))?;
+    let cuts = sources.iter().map(|source| format!("{} {:?} {:?}", source.name, source.kind, source.chunks));
+    let cuts = cuts.collect::<Vec<_>>();
+    let text = serde_json::to_vec(&(manifest, settings.level, settings.frame_size, images(sources)?, cuts))?;
     Ok(Digest::of(&text))
 }
 

@@ -73,7 +73,7 @@ impl Plan {
         let mut settings = recipe.settings()?;
         settings.level = args.level.unwrap_or(settings.level);
         settings.threads = args.threads.unwrap_or(settings.threads);
-        let sources = recipe.sources(args.folder());
+        let sources = recipe.sources(args.folder())?;
         Ok(Self { version, counter, manifest, gates, sources, settings, keys, believed, channel, revision, state })
     }
 }

@@ -23,7 +23,7 @@ pub fn package(args: &Args, plan: &mut Plan) -> Result<Digest> {
     let mut manifest = plan.manifest.clone();
     let revision = plan.revision.as_ref().map(inputs::Revision::attested);
     attest::attest(&mut manifest, &plan.gates, plan.state.steps(), revision.as_deref())?;
-    let input = inputs::package(&manifest, &plan.settings, inputs::images(&plan.sources)?)?;
+    let input = inputs::package(&manifest, &plan.settings, &plan.sources)?;
     if let Some(step) = plan.state.passed("package", "", Some(input))
         && step.output.is_some()
         && step.output == digest_of(&args.out)
@@ -93,6 +93,7 @@ pub fn publish(args: &Args, plan: &mut Plan, digest: Digest) -> Result<Option<Pu
         trust: args.trust.clone(),
         blindly_replace_channel: false,
         deltas: args.deltas,
+        keep: args.keep,
         effort: Effort { level: args.level, threads: args.threads },
         quiet: args.quiet,
         json: args.json,

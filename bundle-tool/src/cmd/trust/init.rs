@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result};
 use bundle::dsse::Envelope;
 use bundle::trust::{Region, Role, Roles, TRUST_TYPE, TrustRoot};
 use jiff::Timestamp;
+use serde_json::json;
 
-use crate::{files, text};
+use crate::{files, output, text};
 
 const EXAMPLE: &str = "Example:
   bundle-tool trust init --root-key keys/root.pem --release keys/release.pub.pem \\
@@ -47,6 +48,9 @@ pub struct Args {
     /// The file to write; an existing one is not overwritten
     #[arg(long, value_name = "FILE", default_value = "trust.dsse.json")]
     out: PathBuf,
+    /// Print facts as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Collects keys and hands their ids out.
@@ -91,7 +95,12 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let bytes = envelope.to_bytes()?;
     files::write_new(&args.out, &bytes)?;
-    match TrustRoot::open(&bytes) {
+    let opened = TrustRoot::open(&bytes);
+    if args.json {
+        let complete = opened.is_ok();
+        return output::json(&json!({ "file": args.out, "version": 1, "complete": complete, "expires": expires }));
+    }
+    match opened {
         Ok(_) => println!("{}: trust root 1, signed, expires {expires}", args.out.display()),
         Err(error) => println!(
             "{}: trust root 1, not complete yet ({error}: {}); add signatures with `bundle-tool sign`",

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use serde_json::json;
 
-use crate::files;
 use crate::webroot::WebRoot;
+use crate::{files, output};
 
 /// Put a trust root onto a web root, where devices with the version before it find it
 #[derive(clap::Args)]
@@ -21,6 +22,9 @@ pub struct Args {
     /// Folder a web server serves
     #[arg(long, value_name = "DIR")]
     root: PathBuf,
+    /// Print facts as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -32,6 +36,9 @@ pub fn run(args: &Args) -> Result<()> {
     })?;
     let path = WebRoot::new(&args.root).trust(next.version);
     files::replace(&path, &bytes)?;
+    if args.json {
+        return output::json(&json!({ "file": path, "version": next.version }));
+    }
     println!("{}: trust root {}", path.display(), next.version);
     Ok(())
 }

@@ -6,13 +6,14 @@ use anyhow::{Context as _, Result};
 use bundle::dsse::Envelope;
 use bundle::trust::{Region, Role, TRUST_TYPE, TrustRoot};
 use jiff::Timestamp;
+use serde_json::json;
 
-use crate::{files, text};
+use crate::{files, output, text};
 
 const EXAMPLE: &str = "Example: replace a stolen release key
   bundle-tool trust rotate trust.dsse.json --out trust-2.dsse.json --root-key keys/root.pem \\
       --add-release keys/release-2.pub.pem --remove-release 56cfcf3b0f26
-  cp trust-2.dsse.json /srv/updates/trust/2.dsse.json
+  bundle-tool trust publish trust-2.dsse.json --previous trust.dsse.json --root /srv/updates
 
 Devices take versions one at a time, and only when the root keys of the old *and* of the new version signed.
 Keys are removed by id, or the first 8 or more digits of it. Signatures may be added later: bundle-tool sign.";
@@ -59,6 +60,9 @@ pub struct Args {
     /// How many keys of a region must sign
     #[arg(long, value_name = "NAME=N", value_parser = text::pair)]
     region_threshold: Vec<(String, String)>,
+    /// Print facts as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -125,7 +129,14 @@ fn write(args: &Args, old: &TrustRoot, next: &TrustRoot) -> Result<()> {
     }
     let bytes = envelope.to_bytes()?;
     files::write_new(&args.out, &bytes)?;
-    match old.accept_next(&bytes) {
+    let accepted = old.accept_next(&bytes);
+    if args.json {
+        let complete = accepted.is_ok();
+        return output::json(
+            &json!({ "file": args.out, "version": next.version, "complete": complete, "expires": next.expires }),
+        );
+    }
+    match accepted {
         Ok(_) => println!(
             "{}: trust root {}, devices with version {} accept it",
             args.out.display(),

@@ -74,6 +74,12 @@ impl<'a> Encoder<'a> {
         Self { old: index.zip(file), level, frame_size, max_prefix }
     }
 
+    /// Bytes one thread holds at most.
+    pub fn memory(&self) -> usize {
+        // The frame raw, stored, and as literal, its streams, and each of them compressed.
+        super::TABLES + self.max_prefix + 8 * self.frame_size
+    }
+
     /// The smallest recipe of frame `number`, which the bundle stores as `stored`.
     ///
     /// # Errors

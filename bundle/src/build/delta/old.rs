@@ -12,8 +12,11 @@ pub const PIECE: u32 = 16 << 10;
 /// Bytes of a fingerprint's window.
 const WINDOW: usize = 16;
 
-/// Most fingerprints kept (8 bytes each); a larger image is sampled more sparsely.
+/// Fingerprints expected at most (8 bytes each); a larger image is sampled more sparsely.
 const MAX_FINGERPRINTS: u64 = 12 << 20;
+
+/// Fingerprints kept at any time. Content that repeats itself may have one at every byte.
+const ROOM: usize = 16 << 20;
 
 /// Densest sampling, as power of two: one position in 32. Denser finds no more.
 const MIN_SAMPLE_LOG: u32 = 5;
@@ -32,6 +35,8 @@ pub struct OldIndex {
     by_hash: Vec<(u64, u32)>,
     /// Upper half: hash of a window, lower half: number of its piece. Sorted, each once.
     fingerprints: Vec<u64>,
+    /// No more of them are taken.
+    full: bool,
 }
 
 impl OldIndex {
@@ -40,11 +45,16 @@ impl OldIndex {
     /// # Errors
     /// When it can not be read.
     pub fn new(file: &File, size: u64) -> io::Result<Self> {
+        Self::with_room(file, size, ROOM)
+    }
+
+    fn with_room(file: &File, size: u64, room: usize) -> io::Result<Self> {
         let mut sample_log = MIN_SAMPLE_LOG;
         while size >> sample_log > MAX_FINGERPRINTS {
             sample_log += 1;
         }
-        let mut index = Self { size, sample_log, blocks: Vec::new(), by_hash: Vec::new(), fingerprints: Vec::new() };
+        let (blocks, by_hash, fingerprints) = (Vec::new(), Vec::new(), Vec::new());
+        let mut index = Self { size, sample_log, blocks, by_hash, fingerprints, full: false };
         let mut buffer = vec![0; READ + WINDOW];
         let mut at = 0;
         while at < size {
@@ -52,25 +62,35 @@ impl OldIndex {
             let len = usize::try_from(size - at).unwrap_or(usize::MAX).min(READ + WINDOW);
             let bytes = buffer.get_mut(..len).unwrap_or_default();
             file.read_exact_at(bytes, at)?;
-            index.add(bytes, at);
+            index.add(bytes, at, room);
             at += READ as u64;
         }
         index.by_hash = index.blocks.iter().zip(0u32..).filter(|(hash, _)| **hash != 0).map(|(h, n)| (*h, n)).collect();
         index.by_hash.sort_unstable();
-        index.fingerprints.sort_unstable();
-        index.fingerprints.dedup();
+        index.tidy();
         index.fingerprints.shrink_to_fit();
         Ok(index)
     }
 
-    fn add(&mut self, bytes: &[u8], at: u64) {
+    fn tidy(&mut self) {
+        self.fingerprints.sort_unstable();
+        self.fingerprints.dedup();
+    }
+
+    fn add(&mut self, bytes: &[u8], at: u64, room: usize) {
         let own = bytes.get(..bytes.len().min(READ)).unwrap_or_default();
         self.blocks.extend(own.as_chunks::<{ BLOCK as usize }>().0.iter().map(|block| block_hash(block)));
         let first = at / u64::from(PIECE);
         sample(bytes, self.sample_log, |position, hash| {
-            if position < READ {
+            // The same again says nothing new. Where everything is different and too much all the same, the front of the
+            // image has to do.
+            if position < READ && !self.full {
                 let piece = first + (position / PIECE as usize) as u64;
                 self.fingerprints.push(u64::from(hash) << 32 | piece);
+                if self.fingerprints.len() == room {
+                    self.tidy();
+                    self.full = self.fingerprints.len() > room / 4 * 3;
+                }
             }
         });
     }
@@ -142,5 +162,51 @@ fn sample(bytes: &[u8], sample_log: u32, mut each: impl FnMut(usize, u32)) {
         }
         position += 1;
         rest = rest.get(1..).unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An image whose sampled windows stand at every sixteenth byte, and how many a piece has.
+    fn repeating() -> Vec<u8> {
+        let patterns = (1u128..).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_le_bytes());
+        let image = |pattern: [u8; WINDOW]| pattern.into_iter().cycle().take(1 << 20).collect::<Vec<_>>();
+        let sampled = |bytes: &[u8]| {
+            let mut count = 0;
+            sample(bytes, MIN_SAMPLE_LOG, |_, _| count += 1);
+            count
+        };
+        patterns.map(image).find(|bytes| sampled(bytes) > bytes.len() / 32).unwrap()
+    }
+
+    fn index(bytes: &[u8], room: usize) -> OldIndex {
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, bytes).unwrap();
+        OldIndex::with_room(&file, bytes.len() as u64, room).unwrap()
+    }
+
+    #[test]
+    fn content_that_repeats_itself_takes_no_more_memory_than_other() {
+        let bytes = repeating();
+        let narrow = index(&bytes, 1 << 10);
+        // It has 65536 of them, of which each piece needs only one.
+        assert!(narrow.fingerprints.capacity() <= 1 << 10 && !narrow.full);
+        assert_eq!(narrow.fingerprints, index(&bytes, ROOM).fingerprints);
+    }
+
+    #[test]
+    fn what_is_too_much_all_the_same_is_left_out() {
+        let mut state = 1u64;
+        let noise = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        });
+        let bytes = noise.take(1 << 20).collect::<Vec<_>>();
+        let narrow = index(&bytes, 1 << 10);
+        assert!(narrow.full && narrow.fingerprints.capacity() <= 1 << 10);
+        let whole = index(&bytes, ROOM).fingerprints;
+        assert!(narrow.fingerprints.iter().all(|each| whole.binary_search(each).is_ok()));
     }
 }

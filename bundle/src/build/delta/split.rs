@@ -3,8 +3,6 @@
 //! Moved code differs from its old place in a few address bytes here and there. Where long stretches agree *mostly*,
 //! the byte-wise difference is almost all zeros and compresses to little; only what is new stands as it is.
 
-use std::collections::HashMap;
-
 use crate::delta::{put_varint, put_zigzag};
 
 /// Bytes that must agree for a place in the old bytes to be looked at.
@@ -74,43 +72,61 @@ struct Match {
     len: usize,
 }
 
-/// Where each run of eight bytes stands in the old: the last place, and from each place the one before.
+/// Where each run of eight bytes stands in the old: by its hash the last place, and from each place the one before.
+///
+/// Two words for each byte of the old; a map from the eight bytes themselves would take ten times that.
 struct Places {
-    last: HashMap<u64, u32, std::hash::BuildHasherDefault<Mix>>,
+    last: Vec<u32>,
     before: Vec<u32>,
 }
 
 const NOWHERE: u32 = u32::MAX;
 
+/// Places with the same hash that are passed by in all: a long run of one byte must not be walked for every other seed
+/// that shares its hash.
+const PATIENCE: usize = 1 << 12;
+
 impl Places {
     fn new(old: &[u8]) -> Self {
-        let mut last: HashMap<u64, u32, _> = HashMap::default();
-        let before = old.windows(SEED).zip(0u32..).map(|(seed, at)| last.insert(word(seed), at).unwrap_or(NOWHERE));
+        let mut last = vec![NOWHERE; old.len().next_power_of_two().max(2)];
+        let mask = last.len() - 1;
+        let before = old.windows(SEED).zip(0u32..).map(|(seed, at)| match last.get_mut(hash(seed) & mask) {
+            Some(last) => std::mem::replace(last, at),
+            None => NOWHERE,
+        });
         let before = before.collect();
         Self { last, before }
+    }
+
+    /// Places in the old that begin with `seed`, the last first.
+    fn of<'a>(&'a self, old: &'a [u8], seed: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+        let mut at = self.last.get(hash(seed) & (self.last.len() - 1)).copied().unwrap_or(NOWHERE);
+        let chain = std::iter::from_fn(move || {
+            let place = usize::try_from(at).ok().filter(|_| at != NOWHERE)?;
+            at = self.before.get(place).copied().unwrap_or(NOWHERE);
+            Some(place)
+        });
+        chain.take(PATIENCE).filter(move |at| old.get(*at..).is_some_and(|rest| rest.starts_with(seed)))
     }
 
     fn longest(&self, old: &[u8], new: &[u8], position: usize) -> Match {
         let rest = new.get(position..).unwrap_or_default();
         let mut best = Match { at: 0, len: 0 };
         let Some(seed) = rest.get(..SEED) else { return best };
-        let mut at = self.last.get(&word(seed)).copied().unwrap_or(NOWHERE);
-        for _ in 0..DEPTH {
-            if at == NOWHERE {
-                break;
-            }
-            let len = common(old.get(at as usize..).unwrap_or_default(), rest);
+        for at in self.of(old, seed).take(DEPTH) {
+            let len = common(old.get(at..).unwrap_or_default(), rest);
             if len > best.len {
-                best = Match { at: at as usize, len };
+                best = Match { at, len };
             }
-            at = self.before.get(at as usize).copied().unwrap_or(NOWHERE);
         }
         best
     }
 }
 
-fn word(seed: &[u8]) -> u64 {
-    seed.first_chunk().copied().map_or(0, u64::from_le_bytes)
+/// One multiplication spreads eight bytes of content; the upper half is the better mixed one.
+fn hash(seed: &[u8]) -> usize {
+    let word = seed.first_chunk().copied().map_or(0, u64::from_le_bytes);
+    (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
 }
 
 /// Bytes two slices have in common at their start.
@@ -118,25 +134,6 @@ fn common(a: &[u8], b: &[u8]) -> usize {
     let wide = a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0).take_while(|(a, b)| a == b).count() * 16;
     let (a, b) = (a.get(wide..).unwrap_or_default(), b.get(wide..).unwrap_or_default());
     wide + a.iter().zip(b).take_while(|(a, b)| a == b).count()
-}
-
-/// The keys are eight bytes of content; one multiplication spreads them.
-#[derive(Default)]
-struct Mix(u64);
-
-impl std::hash::Hasher for Mix {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        let mixed = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ mixed >> 29;
-    }
 }
 
 /// Writes stretches: what goes on from the last one forwards, what leads up to the next one backwards.

@@ -33,13 +33,18 @@ struct Case {
 }
 
 fn case(old: &[u8], new: &[u8]) -> Case {
+    case_with(old, new, settings().threads)
+}
+
+fn case_with(old: &[u8], new: &[u8], threads: usize) -> Case {
+    let settings = Settings { threads, ..settings() };
     let dir = tempfile::tempdir().unwrap();
     let (old_path, new_path, bundle) = (dir.path().join("old"), dir.path().join("new"), dir.path().join("x.bundle"));
     std::fs::write(&old_path, old).unwrap();
     std::fs::write(&new_path, new).unwrap();
     let source =
         Source { name: "rootfs".to_owned(), kind: ImageKind::Block, path: new_path, chunks: ChunkChoice::Auto };
-    build(crate::build::tests::template(), &[source], &settings(), &bundle, &|_| {}).unwrap();
+    build(crate::build::tests::template(), &[source], &settings, &bundle, &|_| {}).unwrap();
     let mut file = BufReader::new(File::open(&bundle).unwrap());
     let envelope = read_envelope(&mut file).unwrap();
     let payload = crate::dsse::Envelope::parse(&envelope).unwrap().payload;
@@ -50,7 +55,7 @@ fn case(old: &[u8], new: &[u8]) -> Case {
     let old = OldFile { name: "rootfs".to_owned(), file, size: old.len() as u64, sha256: Digest::of(old) };
     let from = Digest::of(b"old release");
     let out = dir.path().join("x.delta");
-    let built = build_delta(from, &[old], &mut release, &settings(), &out, &|_| {}).unwrap();
+    let built = build_delta(from, &[old], &mut release, &settings, &out, &|_| {}).unwrap();
     Case { dir, built, envelope, new: new.to_vec() }
 }
 
@@ -190,7 +195,10 @@ fn a_modified_source_fails_only_the_frames_made_from_it() {
 fn any_number_of_threads_makes_the_same_delta() {
     let (old, new) = (program(8 * FRAME as usize, 0), program(8 * FRAME as usize, 12));
     let read = |case: &Case| std::fs::read(case.dir.path().join("x.delta")).unwrap();
-    assert!(read(&case(&old, &new)) == read(&case(&old, &new)));
+    let one = read(&case_with(&old, &new, 1));
+    for threads in [2, 5] {
+        assert!(read(&case_with(&old, &new, threads)) == one, "{threads} threads");
+    }
 }
 
 proptest! {

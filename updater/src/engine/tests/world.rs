@@ -87,6 +87,8 @@ fn manifest() -> VerifiedManifest {
         index: blob,
         chunks: None,
         payload: blob,
+        frame_size: None,
+        level: None,
     };
     let manifest = Manifest {
         compatible: "demo".into(),
