@@ -10,6 +10,7 @@ mod state;
 mod steps;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::iter;
 use std::path::Path;
@@ -22,9 +23,9 @@ use crate::evidence;
 use crate::invariants::{DiskFacts, Sums, World, check_all};
 use crate::machine::Machine;
 use crate::qemu::Spec;
-use crate::scenario::{FACTORY, FIRST, Scenario};
+use crate::scenario::{FACTORY, FIRST, Scenario, patience};
 use crate::seed;
-use crate::server::Server;
+use crate::server::{Count, Server};
 use crate::site::Site;
 use crate::timeline::Timeline;
 use crate::workshop::{Published, Workshop};
@@ -46,6 +47,8 @@ pub struct Run<'a> {
     /// The others, in no order.
     others: Vec<Appliance>,
     published: Vec<Published>,
+    /// What had been sent when the server last changed its ways.
+    sent_before: BTreeMap<String, Count>,
     timeline: Timeline,
 }
 
@@ -88,7 +91,8 @@ fn start<'a>(site: &'a Site, name: &'a str, scenario: &'a Scenario) -> Result<Ru
     let here = appliance(FIRST);
     let others = scenario.other_machines().map(appliance).collect();
     let timeline = Timeline::new(name);
-    Ok(Run { site, scenario, name, dir, server, workshop, here, others, published: Vec::new(), timeline })
+    let (published, sent_before) = (Vec::new(), BTreeMap::new());
+    Ok(Run { site, scenario, name, dir, server, workshop, here, others, published, sent_before, timeline })
 }
 
 /// Copies a folder; what is large in it is shared where the file system can.
@@ -97,9 +101,13 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The device's settings: where the server is, and what the scenario wants.
+/// The device's settings: where the server is, and what the scenario wants. A good system is not left because the host
+/// is busy, so health has long to come; what is to fail, fails by its strikes, or says a deadline of its own.
 fn settings(url: &str, wanted: &toml::Table) -> Result<String> {
-    let mut all: toml::Table = toml::from_str(&format!("[source]\nurl = \"{url}\"\n[approval]\nurls = [\"{url}\"]\n"))?;
+    let mut all: toml::Table = toml::from_str(&format!(
+        "[source]\nurl = \"{url}\"\n[approval]\nurls = [\"{url}\"]\n[health]\ndeadline_seconds = {}\n",
+        patience()
+    ))?;
     merge(&mut all, wanted);
     Ok(toml::to_string(&all)?.replace("@URL@", url))
 }
@@ -206,5 +214,6 @@ mod tests {
         assert_eq!(all["approval"]["max"].as_integer(), Some(3));
         assert_eq!(all["approval"]["urls"][0].as_str(), Some("http://h"));
         assert_eq!(all["report"]["url"].as_str(), Some("http://h/r"));
+        assert_eq!(all["health"]["deadline_seconds"].as_integer(), Some(900));
     }
 }

@@ -13,6 +13,9 @@ use crate::machine::Machine;
 use crate::qemu::Spec;
 use crate::scenario::Within;
 
+/// How long a last question may take on a machine that is still busy with what the scenario did.
+pub(super) const SYNCED: Duration = Duration::from_secs(300);
+
 /// An appliance, as a scenario sees it.
 pub(super) struct Appliance {
     /// What the scenario calls it.
@@ -86,9 +89,9 @@ impl Appliance {
 
     /// What the appliance says at the end.
     pub fn said(&mut self) -> Result<Said> {
-        let agent = self.machine()?.agent();
+        let agent = &self.machine()?.agent().patient();
         let memory = "p=$(pidof flipside) && for i in $p; do grep VmHWM /proc/$i/status; done | sort -k2n | tail -n 1";
-        let peak = agent.shell(memory, Duration::from_secs(60))?.stdout;
+        let peak = agent.shell(memory, SYNCED)?.stdout;
         Ok(Said {
             facts: Facts::ask(agent)?,
             status: device::status(agent),
@@ -101,7 +104,7 @@ impl Appliance {
     /// instead of a shutdown: it saves half a minute in each scenario.
     pub fn end(&mut self, keep: Option<&Path>) -> Result<()> {
         let machine = self.take_machine()?;
-        machine.agent().exec(&["/bin/sync"], Duration::from_secs(120))?.ok()?;
+        machine.agent().patient().exec(&["/bin/sync"], SYNCED)?.ok()?;
         match keep {
             Some(folder) => machine.keep(folder),
             None => machine.power_cut().map(|_| ()),

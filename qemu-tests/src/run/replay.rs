@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::Run;
+use super::appliance::SYNCED;
 use crate::blocklog::Replayed;
 use crate::device::{self, Facts};
 use crate::disk::{Disk, Partition, run as run_tool};
@@ -35,7 +36,7 @@ impl Run<'_> {
         let log = self.here.spec.record.clone().context("nothing was recorded: the scenario needs `record_disk`")?;
         let sums = Sums::of(self.site)?;
         // QEMU counts what it recorded at each flush; ask for a last one.
-        self.machine()?.agent().exec(&["/bin/sync"], Duration::from_secs(120))?.ok()?;
+        self.agent()?.exec(&["/bin/sync"], SYNCED)?.ok()?;
         // It stands still meanwhile: two machines at a time are enough for two processors.
         self.machine()?.qmp().command("stop", json!({}))?;
         let outcome = self.boot_places(&log, &sums, replay);
