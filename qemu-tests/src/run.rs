@@ -160,7 +160,7 @@ impl Run<'_> {
             copy_tree(self.workshop.www(), &folder.join(state::SERVED))?;
         }
         let after = DiskFacts::read(&Disk::copy_of(&self.here.spec.overlay())?, self.site)?;
-        let world = World { sums, before, after, said, approved: self.here.approved };
+        let world = World { sums, before, after, said, approved: self.here.approved.clone() };
         check_all(&world, &self.scenario.skip_invariants)
     }
 

@@ -1,5 +1,6 @@
 //! One appliance of a scenario: its machine with and without power, and what is remembered of it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -30,8 +31,8 @@ pub(super) struct Appliance {
     pub spec: Spec,
     /// `None`: no power.
     pub machine: Option<Machine>,
-    /// Did the region ever let it in, with the right key?
-    pub approved: bool,
+    /// Names of the releases the region ever let it take, with the right key.
+    pub approved: BTreeSet<String>,
     /// The boot last seen.
     pub boot_id: Option<String>,
     /// Boots seen, for the summary.
@@ -41,7 +42,8 @@ pub(super) struct Appliance {
 impl Appliance {
     pub fn new(name: &str, bucket: Option<u16>, settings: String, spec: Spec) -> Self {
         let name = name.to_owned();
-        Self { name, bucket, id: None, settings, spec, machine: None, approved: false, boot_id: None, boots: 0 }
+        let (id, machine, boot_id) = (None, None, None);
+        Self { name, bucket, id, settings, spec, machine, approved: BTreeSet::new(), boot_id, boots: 0 }
     }
 
     /// The machine, which must have power.

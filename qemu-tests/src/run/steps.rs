@@ -75,7 +75,9 @@ impl Run<'_> {
         self.workshop.approve(release, approve)?;
         let rolls = approve.key == "region" && approve.state == "rolling";
         for appliance in iter::once(&mut self.here).chain(&mut self.others) {
-            appliance.approved |= rolls && approve.percent > u32::from(appliance.bucket.unwrap_or(0));
+            if rolls && approve.percent > u32::from(appliance.bucket.unwrap_or(0)) {
+                appliance.approved.insert(approve.release.clone());
+            }
         }
         Ok(())
     }
