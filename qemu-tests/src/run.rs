@@ -15,6 +15,7 @@ use std::fs;
 use std::iter;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, anyhow};
 
@@ -50,6 +51,16 @@ pub struct Run<'a> {
     /// What had been sent when the server last changed its ways.
     sent_before: BTreeMap<String, Count>,
     timeline: Timeline,
+}
+
+/// Scenarios that passed in this process, and the boots they took.
+static PASSED: AtomicUsize = AtomicUsize::new(0);
+static BOOTS: AtomicUsize = AtomicUsize::new(0);
+
+/// How many scenarios passed so far, one that only makes a state for others included, and how many boots they took.
+#[must_use]
+pub fn totals() -> (usize, usize) {
+    (PASSED.load(Ordering::Relaxed), BOOTS.load(Ordering::Relaxed))
 }
 
 /// Runs a scenario; when it fails, leaves evidence and says where.
@@ -146,9 +157,10 @@ impl Run<'_> {
             self.invariants(&sums, before.clone(), keep).with_context(|| format!("the {machine} machine"))?;
             boots += self.here.boots;
         }
-        // Always shown: what the whole run costs is the sum of these.
         let seconds = self.timeline.elapsed().as_secs();
         eprintln!("{}::{}: passed in {seconds} s, {boots} boots", self.site.variant, self.name);
+        PASSED.fetch_add(1, Ordering::Relaxed);
+        BOOTS.fetch_add(boots, Ordering::Relaxed);
         Ok(())
     }
 
