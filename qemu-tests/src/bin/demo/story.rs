@@ -185,11 +185,11 @@ impl Demo<'_> {
             match Facts::ask(self.machine.agent()) {
                 Ok(facts) if facts.slot == slot => Look::Done(true),
                 Ok(facts) => {
-                    if device::history(self.machine.agent()).is_ok_and(|h| device::told(&h, bad, "rolled_back", None)) {
-                        return Look::Done(false);
-                    }
                     if let Ok(status) = device::status(self.machine.agent()) {
                         progress.show(Moment::of(&status));
+                        if self.came_back(&status, bad) {
+                            return Look::Done(false);
+                        }
                     }
                     Look::NotYet(format!("slot {}", facts.slot))
                 }
@@ -201,6 +201,12 @@ impl Demo<'_> {
         });
         progress.end();
         outcome
+    }
+
+    /// Is nothing under way, and does the history tell of a fallback from this version?
+    fn came_back(&self, status: &Value, bad: &str) -> bool {
+        let settled = status.get("state").and_then(Value::as_str).is_some_and(device::settled);
+        settled && device::history(self.machine.agent()).is_ok_and(|h| device::told(&h, bad, "rolled_back", None))
     }
 
     /// Runs a command on the appliance and shows it as on a terminal.
