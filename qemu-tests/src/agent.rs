@@ -2,9 +2,10 @@
 //!
 //! Each call makes a connection of its own and starts with `guest-sync-delimited`: a guest that rebooted in the middle
 //! of an answer must not hand the rest of it to the next question. A call during a reboot returns an error; waiting
-//! functions retry it until their deadline.
+//! functions retry it until their deadline. Who asks only once takes [`Agent::patient`].
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -21,7 +22,10 @@ use crate::wait::{Deadline, Look, until};
 /// How long the agent may take to say that it is there. Short, because a rebooting guest is asked again anyway.
 const SYNC: Duration = Duration::from_secs(4);
 /// How long one answer may take.
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(60);
+/// How long a patient caller waits for an agent that is silent: a guest that writes an image on a busy host does not
+/// come to answer for seconds, and that is no failure of what is tested.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a command in the guest left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,10 +52,21 @@ impl Output {
 }
 
 /// The agent of one machine.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Agent {
     socket: PathBuf,
-    sync_id: AtomicU64,
+    /// Shared, so that no two callers take each other's answers.
+    sync_id: Arc<AtomicU64>,
+    /// How long to wait for the agent to say that it is there; zero: one try.
+    patience: Duration,
+}
+
+/// A command that was started in the guest.
+#[derive(Debug)]
+pub struct Started {
+    session: JsonLines,
+    what: String,
+    pid: i64,
 }
 
 #[derive(Deserialize)]
@@ -68,7 +83,14 @@ impl Agent {
     /// The agent behind the host's end of the virtio port. Connects only when asked something.
     #[must_use]
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned(), sync_id: AtomicU64::new(1) }
+        Self { socket: socket.to_owned(), sync_id: Arc::new(AtomicU64::new(1)), patience: Duration::ZERO }
+    }
+
+    /// The same, for who asks only once: a silent agent is tried again for a minute *before* a command is started.
+    /// After that never, because nobody knows how far it came.
+    #[must_use]
+    pub fn patient(&self) -> Self {
+        Self { patience: PATIENCE, ..self.clone() }
     }
 
     /// Asks the agent one thing.
@@ -81,6 +103,16 @@ impl Agent {
     }
 
     fn session(&self) -> Result<JsonLines> {
+        if self.patience.is_zero() {
+            return self.try_session();
+        }
+        until("the guest agent", self.patience, || match self.try_session() {
+            Ok(session) => Look::Done(session),
+            Err(e) => Look::NotYet(format!("{e:#}")),
+        })
+    }
+
+    fn try_session(&self) -> Result<JsonLines> {
         let mut lines = JsonLines::connect(&self.socket)?;
         let id = self.sync_id.fetch_add(1, Ordering::Relaxed);
         let deadline = Deadline::after(SYNC);
@@ -103,7 +135,7 @@ impl Agent {
     /// No agent, no such program, or not finished within `within`. A bad exit code is not an error, see
     /// [`Output::ok`].
     pub fn exec(&self, argv: &[&str], within: Duration) -> Result<Output> {
-        self.exec_with_input(argv, None, within)
+        self.start(argv, None)?.finish(within)
     }
 
     /// As [`Agent::exec`], through `/bin/sh -c`.
@@ -114,7 +146,11 @@ impl Agent {
         self.exec(&["/bin/sh", "-c", script], within)
     }
 
-    fn exec_with_input(&self, argv: &[&str], input: Option<&[u8]>, within: Duration) -> Result<Output> {
+    /// Starts `argv` in the guest as root.
+    ///
+    /// # Errors
+    /// No agent, or no such program: nothing was started.
+    pub fn start(&self, argv: &[&str], input: Option<&[u8]>) -> Result<Started> {
         let Some((path, args)) = argv.split_first() else { bail!("nothing to run") };
         let mut arguments = json!({"path": path, "arg": args, "capture-output": true});
         if let (Some(input), Some(map)) = (input, arguments.as_object_mut()) {
@@ -123,20 +159,7 @@ impl Agent {
         let mut session = self.session()?;
         let started = ask(&mut session, "guest-exec", arguments).with_context(|| format!("run {argv:?}"))?;
         let pid = started.get("pid").and_then(Value::as_i64).context("guest-exec gave no pid")?;
-        let deadline = Deadline::after(within);
-        // Each question costs an emulated guest dearly (the agent, and the journal it writes to): soon at first, rarely
-        // for what takes long.
-        let mut pause = Duration::from_millis(50);
-        loop {
-            let status = ask(&mut session, "guest-exec-status", json!({"pid": pid}))?;
-            let status: ExecStatus = serde_json::from_value(status)?;
-            if status.exited {
-                return Ok(Output { code: status.exitcode, stdout: text(status.out)?, stderr: text(status.err)? });
-            }
-            let left = deadline.remaining().with_context(|| format!("{argv:?} is still running"))?;
-            thread::sleep(left.min(pause));
-            pause = (pause * 2).min(Duration::from_secs(2));
-        }
+        Ok(Started { session, what: format!("{argv:?}"), pid })
     }
 
     /// Reads a file of the guest.
@@ -153,7 +176,7 @@ impl Agent {
     /// No agent, or the file can not be written.
     pub fn write_file(&self, path: &str, content: &[u8]) -> Result<()> {
         let argv = ["/bin/sh", "-c", "mkdir -p \"$(dirname \"$1\")\" && cat > \"$1\" && sync -f \"$1\"", "sh", path];
-        let output = self.exec_with_input(&argv, Some(content), ANSWER)?;
+        let output = self.start(&argv, Some(content))?.finish(ANSWER)?;
         output.ok().with_context(|| format!("write {path} in the guest"))?;
         Ok(())
     }
@@ -175,6 +198,29 @@ impl Agent {
             Ok(_) => Look::Done(()),
             Err(e) => Look::NotYet(format!("{e:#}")),
         })
+    }
+}
+
+impl Started {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// The agent is gone, or the command is not finished within `within`.
+    pub fn finish(mut self, within: Duration) -> Result<Output> {
+        let deadline = Deadline::after(within);
+        // Each question costs an emulated guest dearly (the agent, and the journal it writes to): soon at first, rarely
+        // for what takes long.
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let status = ask(&mut self.session, "guest-exec-status", json!({"pid": self.pid}))?;
+            let status: ExecStatus = serde_json::from_value(status)?;
+            if status.exited {
+                return Ok(Output { code: status.exitcode, stdout: text(status.out)?, stderr: text(status.err)? });
+            }
+            let left = deadline.remaining().with_context(|| format!("{} is still running", self.what))?;
+            thread::sleep(left.min(pause));
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
     }
 }
 
@@ -234,6 +280,51 @@ mod tests {
         assert_eq!(output, Output { code: Some(3), stdout: "hi".into(), stderr: String::new() });
         assert!(output.ok().unwrap_err().to_string().contains("exit code Some(3)"));
         far.join().unwrap();
+    }
+
+    #[test]
+    fn who_asks_once_waits_for_a_silent_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qga");
+        let listener = UnixListener::bind(&path).unwrap();
+        let far = thread::spawn(move || {
+            // A guest that does not come to answer, then one that does; what the impatient one meets is the first.
+            drop(listener.accept().unwrap());
+            drop(listener.accept().unwrap());
+            fake(listener);
+        });
+        let agent = Agent::new(&path);
+        assert!(agent.exec(&["/bin/x"], Duration::from_secs(10)).is_err());
+        assert_eq!(agent.patient().exec(&["/bin/x"], Duration::from_secs(10)).unwrap().stdout, "hi");
+        far.join().unwrap();
+    }
+
+    #[test]
+    fn a_command_whose_answer_is_lost_is_not_started_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qga");
+        let listener = UnixListener::bind(&path).unwrap();
+        let far = thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let (mut out, mut lines) = (stream.try_clone().unwrap(), BufReader::new(stream).split(b'\n'));
+            for _ in ["guest-sync-delimited", "guest-exec"] {
+                let mut line = lines.next().unwrap().unwrap();
+                line.retain(|b| *b != 0xff);
+                let request: Value = serde_json::from_slice(&line).unwrap();
+                let answer = match request["execute"].as_str().unwrap() {
+                    "guest-exec" => json!({"pid": 7}),
+                    _ => request["arguments"]["id"].clone(),
+                };
+                writeln!(out, "{}", json!({"return": answer})).unwrap();
+            }
+            // The guest restarts; whoever comes again is one too many.
+            drop((out, lines));
+            listener.set_nonblocking(true).unwrap();
+            listener
+        });
+        let started = Agent::new(&path).patient().start(&["/bin/x"], None).unwrap();
+        assert!(started.finish(Duration::from_secs(10)).is_err());
+        assert!(far.join().unwrap().accept().is_err());
     }
 
     #[test]

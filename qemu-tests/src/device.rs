@@ -15,7 +15,7 @@ use crate::bootstate;
 use crate::entries::Entry;
 
 /// How long one question may take in an emulated guest that is also writing an image.
-const ANSWER: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(120);
 
 /// One command that tells all facts, sections marked: a call through the agent costs more than the command.
 const FACTS: &str = r#"
@@ -156,6 +156,21 @@ pub fn set_timer(agent: &Agent, seconds: u64) -> Result<()> {
     Ok(())
 }
 
+/// Is there an outcome of this kind for this version, with this reason when one is wanted?
+#[must_use]
+pub fn told(value: &Value, version: &str, kind: &str, reason: Option<&str>) -> bool {
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
+    let matches = text("/kind") == Some(kind)
+        && text("/release/version") == Some(version)
+        && reason.is_none_or(|r| text("/reason") == Some(r));
+    matches
+        || match value {
+            Value::Array(list) => list.iter().any(|v| told(v, version, kind, reason)),
+            Value::Object(map) => map.values().any(|v| told(v, version, kind, reason)),
+            _ => false,
+        }
+}
+
 fn json(output: Output) -> Result<Value> {
     let text = output.ok()?;
     serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
@@ -164,6 +179,7 @@ fn json(output: Output) -> Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json as value;
 
     #[test]
     fn facts_are_read_from_the_marked_sections() {
@@ -186,5 +202,16 @@ mod tests {
         assert!(facts.confirmed());
         assert_eq!(facts.entries[0].tries_left, Some(2));
         assert!(Facts::parse(&text.replace("state grub/grubenv ", "state grub/grubenv AAAA")).is_err());
+    }
+
+    #[test]
+    fn outcomes_are_found_wherever_they_stand() {
+        let line = value!({"kind": "rolled_back", "release": {"version": "3.0.0"}, "reason": "health_failed"});
+        for history in [value!([line]), value!({"format": 1, "history": [line]})] {
+            assert!(told(&history, "3.0.0", "rolled_back", Some("health_failed")));
+            assert!(told(&history, "3.0.0", "rolled_back", None));
+            assert!(!told(&history, "3.0.0", "rolled_back", Some("did_not_boot")));
+            assert!(!told(&history, "2.0.0", "rolled_back", None));
+        }
     }
 }

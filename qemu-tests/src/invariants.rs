@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use bundle::reason::Reason;
 use serde_json::Value;
 
 use crate::device::{Facts, settled};
@@ -137,8 +138,8 @@ pub struct World<'a> {
     pub after: DiskFacts,
     /// What was said at the end.
     pub said: Said,
-    /// Did the region let this appliance take anything, with the right key, during the scenario?
-    pub approved: bool,
+    /// Names of the releases that the region let this appliance take, with the right key, during the scenario.
+    pub approved: BTreeSet<String>,
 }
 
 type Check = fn(&World) -> Result<()>;
@@ -227,6 +228,17 @@ fn invariant_05_bad_releases_are_not_confirmed(world: &World) -> Result<()> {
         let release = world.after.release(&entry.slot, world.sums)?;
         ensure!(!release.bad(), "{} is confirmed with {}: {}", entry.file, release.name, release.what);
     }
+    // Each confirmation had a trial of its own.
+    let mut on_trial = BTreeSet::new();
+    for outcome in outcomes(&world.said) {
+        let digest = outcome.pointer("/release/manifest_sha256").and_then(Value::as_str).unwrap_or_default();
+        match kind(outcome) {
+            "trial" => drop(on_trial.insert(digest)),
+            "rolled_back" => drop(on_trial.remove(digest)),
+            "healthy" => ensure!(on_trial.remove(digest), "{digest:?} was confirmed and not on trial before"),
+            _ => {}
+        }
+    }
     Ok(())
 }
 
@@ -257,7 +269,7 @@ fn invariant_07_fallen_back_is_not_repeated(world: &World) -> Result<()> {
     let mut fallen = BTreeSet::new();
     for outcome in outcomes(&world.said) {
         let text = |pointer: &str| outcome.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        let (kind, manifest) = (text("/kind"), text("/release/manifest_sha256"));
+        let (kind, manifest) = (kind(outcome), text("/release/manifest_sha256"));
         if kind == "rolled_back" && !manifest.is_empty() {
             fallen.insert(manifest);
         }
@@ -284,8 +296,15 @@ fn invariant_08_counter_did_not_go_down(world: &World) -> Result<()> {
 }
 
 fn invariant_09_no_approval_no_install(world: &World) -> Result<()> {
-    if !world.approved && world.before != world.after {
+    if world.approved.is_empty() && world.before != world.after {
         bail!("it was never let in, and yet slots or boot entries changed");
+    }
+    for (slot, images) in &world.after.slots {
+        // What is not whole can not boot (invariant 3), and may be what is left of an install that was cut off.
+        let Ok(release) = world.after.release(slot, world.sums) else { continue };
+        let new = world.before.slots.get(slot) != Some(images)
+            && world.before.release(slot, world.sums).map(|r| &r.name).ok() != Some(&release.name);
+        ensure!(!new || world.approved.contains(&release.name), "slot {slot} holds {}, never approved", release.name);
     }
     Ok(())
 }
@@ -303,8 +322,12 @@ fn invariant_11_reasons_are_codes(world: &World) -> Result<()> {
     collect("reason", history, &mut reasons);
     for reason in reasons.iter().filter(|r| !r.is_null()) {
         let code = reason.as_str().with_context(|| format!("a reason that is no text: {reason}"))?;
-        let formed = !code.is_empty() && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-        ensure!(formed && !matches!(code, "unknown" | "internal"), "{code:?} says nothing");
+        let known = serde_json::from_value((*reason).clone()).unwrap_or(Reason::Unknown);
+        ensure!(!matches!(known, Reason::Unknown | Reason::Internal), "{code:?} says nothing");
+    }
+    for outcome in outcomes(&world.said) {
+        let ended_badly = matches!(kind(outcome), "rolled_back" | "failed" | "deferred");
+        ensure!(!ended_badly || outcome.get("reason").is_some_and(Value::is_string), "no reason is told: {outcome}");
     }
     Ok(())
 }
@@ -322,6 +345,11 @@ fn invariant_12_journal_is_readable(world: &World) -> Result<()> {
 fn outcomes(said: &Said) -> impl Iterator<Item = &Value> {
     let history = said.history.as_ref().ok();
     history.and_then(|h| h.get("outcomes")?.as_array()).into_iter().flatten()
+}
+
+/// What an outcome is: `started`, `trial`, ...
+fn kind(outcome: &Value) -> &str {
+    outcome.get("kind").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// All values under this key, at any depth.

@@ -18,9 +18,9 @@ use crate::qmp::Qmp;
 use crate::wait::{Look, until};
 
 /// How long QEMU may take to open its control socket.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(120);
 /// How long a guest may take to power off when asked; systemd's own stop time-out is 90 s.
-const POWER_OFF: Duration = Duration::from_secs(120);
+const POWER_OFF: Duration = Duration::from_secs(300);
 
 /// A machine that has power.
 #[derive(Debug)]
@@ -148,7 +148,7 @@ impl Machine {
     /// Powers off in order and waits for the end.
     ///
     /// # Errors
-    /// The guest does not follow within two minutes.
+    /// The guest does not follow within five minutes.
     pub fn power_off(mut self) -> Result<Spec> {
         // The agent is quicker and surer than the power button; a guest without it gets the button.
         if self.agent.call("guest-ping", json!({})).is_err() || self.ask_agent_to_power_off().is_err() {
@@ -232,7 +232,7 @@ fn resume(qmp: &Qmp) -> Result<()> {
 }
 
 fn migrated(qmp: &Qmp) -> Result<()> {
-    until("the machine's state to be moved", Duration::from_secs(120), || {
+    until("the machine's state to be moved", Duration::from_secs(300), || {
         let info = match qmp.command("query-migrate", json!({})) {
             Ok(info) => info,
             Err(e) => return Look::Hopeless(e),

@@ -10,10 +10,12 @@ mod state;
 mod steps;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::iter;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, anyhow};
 
@@ -22,9 +24,9 @@ use crate::evidence;
 use crate::invariants::{DiskFacts, Sums, World, check_all};
 use crate::machine::Machine;
 use crate::qemu::Spec;
-use crate::scenario::{FACTORY, FIRST, Scenario};
+use crate::scenario::{FACTORY, FIRST, Scenario, patience};
 use crate::seed;
-use crate::server::Server;
+use crate::server::{Count, Server};
 use crate::site::Site;
 use crate::timeline::Timeline;
 use crate::workshop::{Published, Workshop};
@@ -46,7 +48,19 @@ pub struct Run<'a> {
     /// The others, in no order.
     others: Vec<Appliance>,
     published: Vec<Published>,
+    /// What had been sent when the server last changed its ways.
+    sent_before: BTreeMap<String, Count>,
     timeline: Timeline,
+}
+
+/// Scenarios that passed in this process, and the boots they took.
+static PASSED: AtomicUsize = AtomicUsize::new(0);
+static BOOTS: AtomicUsize = AtomicUsize::new(0);
+
+/// How many scenarios passed so far, one that only makes a state for others included, and how many boots they took.
+#[must_use]
+pub fn totals() -> (usize, usize) {
+    (PASSED.load(Ordering::Relaxed), BOOTS.load(Ordering::Relaxed))
 }
 
 /// Runs a scenario; when it fails, leaves evidence and says where.
@@ -88,7 +102,8 @@ fn start<'a>(site: &'a Site, name: &'a str, scenario: &'a Scenario) -> Result<Ru
     let here = appliance(FIRST);
     let others = scenario.other_machines().map(appliance).collect();
     let timeline = Timeline::new(name);
-    Ok(Run { site, scenario, name, dir, server, workshop, here, others, published: Vec::new(), timeline })
+    let (published, sent_before) = (Vec::new(), BTreeMap::new());
+    Ok(Run { site, scenario, name, dir, server, workshop, here, others, published, sent_before, timeline })
 }
 
 /// Copies a folder; what is large in it is shared where the file system can.
@@ -97,9 +112,13 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The device's settings: where the server is, and what the scenario wants.
+/// The device's settings: where the server is, and what the scenario wants. A good system is not left because the host
+/// is busy, so health has long to come; what is to fail, fails by its strikes, or says a deadline of its own.
 fn settings(url: &str, wanted: &toml::Table) -> Result<String> {
-    let mut all: toml::Table = toml::from_str(&format!("[source]\nurl = \"{url}\"\n[approval]\nurls = [\"{url}\"]\n"))?;
+    let mut all: toml::Table = toml::from_str(&format!(
+        "[source]\nurl = \"{url}\"\n[approval]\nurls = [\"{url}\"]\n[health]\ndeadline_seconds = {}\n",
+        patience()
+    ))?;
     merge(&mut all, wanted);
     Ok(toml::to_string(&all)?.replace("@URL@", url))
 }
@@ -138,9 +157,10 @@ impl Run<'_> {
             self.invariants(&sums, before.clone(), keep).with_context(|| format!("the {machine} machine"))?;
             boots += self.here.boots;
         }
-        // Always shown: what the whole run costs is the sum of these.
         let seconds = self.timeline.elapsed().as_secs();
         eprintln!("{}::{}: passed in {seconds} s, {boots} boots", self.site.variant, self.name);
+        PASSED.fetch_add(1, Ordering::Relaxed);
+        BOOTS.fetch_add(boots, Ordering::Relaxed);
         Ok(())
     }
 
@@ -152,7 +172,7 @@ impl Run<'_> {
             copy_tree(self.workshop.www(), &folder.join(state::SERVED))?;
         }
         let after = DiskFacts::read(&Disk::copy_of(&self.here.spec.overlay())?, self.site)?;
-        let world = World { sums, before, after, said, approved: self.here.approved };
+        let world = World { sums, before, after, said, approved: self.here.approved.clone() };
         check_all(&world, &self.scenario.skip_invariants)
     }
 
@@ -206,5 +226,6 @@ mod tests {
         assert_eq!(all["approval"]["max"].as_integer(), Some(3));
         assert_eq!(all["approval"]["urls"][0].as_str(), Some("http://h"));
         assert_eq!(all["report"]["url"].as_str(), Some("http://h/r"));
+        assert_eq!(all["health"]["deadline_seconds"].as_integer(), Some(900));
     }
 }

@@ -158,7 +158,9 @@ pub struct Within {
     pub within: u64,
 }
 
-fn patience() -> u64 {
+/// Seconds for what has no time of its own.
+#[must_use]
+pub const fn patience() -> u64 {
     900
 }
 
@@ -199,7 +201,7 @@ pub struct Condition {
     pub settled: Option<bool>,
     /// Reason in the last outcome the updater tells.
     pub reason: Option<String>,
-    /// At least this share of the bundle was fetched, percent.
+    /// At least this share of the bundle was fetched since the server last changed its ways, percent.
     pub fetched_percent: Option<u64>,
     /// Is this boot another one than when the step began?
     pub new_boot: Option<bool>,
@@ -244,6 +246,9 @@ pub struct Run {
     pub succeeds: bool,
     /// Text that must be in its output.
     pub says: Option<String>,
+    /// It restarts the machine: the restart is waited for, and may take the command's answer with it.
+    #[serde(default)]
+    pub restarts: bool,
     /// Seconds.
     #[serde(default = "patience")]
     pub within: u64,
@@ -268,6 +273,8 @@ pub struct Fetched {
     pub at_least: u64,
     /// At most this many bytes.
     pub at_most: Option<u64>,
+    /// At most this share of the files that are there under this path, percent.
+    pub at_most_percent: Option<u64>,
 }
 
 impl Scenario {

@@ -136,6 +136,26 @@ impl Server {
         })
     }
 
+    /// Bytes of the files that are there under a path pattern.
+    ///
+    /// # Errors
+    /// The tree can not be read.
+    pub fn size(&self, pattern: &str) -> Result<u64> {
+        let (mut folders, mut bytes) = (vec![self.shared.root.clone()], 0);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder)? {
+                let (path, meta) = entry.and_then(|e| Ok((e.path(), e.metadata()?)))?;
+                let served = format!("/{}", path.strip_prefix(&self.shared.root)?.display());
+                if meta.is_dir() {
+                    folders.push(path);
+                } else if fault::glob(pattern, &served) {
+                    bytes += meta.len();
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
     /// What a device, or any, has posted to `/reports`, in the order it came; only what was rightly signed.
     #[must_use]
     pub fn reports(&self, device: Option<&str>) -> Vec<Value> {

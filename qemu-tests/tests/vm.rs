@@ -7,6 +7,7 @@
 //! `--include-ignored` (all) or `--ignored` (just these) is given.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use qemu_tests::run;
@@ -41,7 +42,12 @@ fn main() -> ExitCode {
             trials.push(trial.with_ignored_flag(!by_default));
         }
     }
+    let start = Instant::now();
     let conclusion = libtest_mimic::run(&arguments, trials);
+    if !arguments.list {
+        let (scenarios, boots) = run::totals();
+        eprintln!("{scenarios} scenarios passed, {boots} boots, {} s\n", start.elapsed().as_secs());
+    }
     if !arguments.include_ignored && !arguments.ignored && !arguments.list && conclusion.num_ignored > 0 {
         tell_left_out(&left_out);
     }

@@ -42,7 +42,7 @@ fn well(sums: &Sums) -> World<'_> {
             history: Ok(json!([{"reason": "health_failed"}, {"deep": {"reason": null}}])),
             memory_kib: Some(9000),
         },
-        approved: true,
+        approved: ["v2".to_owned()].into(),
     }
 }
 
@@ -74,7 +74,11 @@ fn each_break_is_seen() {
         broken(|w| w.after.entries.push(Entry::parse("flipside-a+0-3.conf", "sort-key flipside").unwrap())),
         ["04"]
     );
-    assert_eq!(broken(|w| w.after = disk(&[("flipside-a.conf", 1), ("flipside-b.conf", 2)], "v1", "v3")), ["05"]);
+    let bad_is_confirmed = broken(|w| {
+        w.after = disk(&[("flipside-a.conf", 1), ("flipside-b.conf", 2)], "v1", "v3");
+        w.approved.insert("v3".into());
+    });
+    assert_eq!(bad_is_confirmed, ["05"]);
     assert_eq!(broken(|w| w.after.slots.get_mut("a").unwrap().foreign.push(4096)), ["02"]);
     assert_eq!(broken(|w| w.said.status.as_mut().unwrap()["booted_slot"] = "a".into()), ["06"]);
     let settled = |a: &str| {
@@ -85,21 +89,70 @@ fn each_break_is_seen() {
     assert!(broken(|w| w.said.status = Ok(settled("confirmed"))).is_empty());
     let again = |kind: &str| {
         let release = json!({"version": "3.0.0", "manifest_sha256": "ab"});
-        json!({"outcomes": [{"kind": "trial", "release": release}, {"kind": "rolled_back", "release": release},
-            {"kind": kind, "release": release}]})
+        json!({"outcomes": [{"kind": "trial", "release": release},
+            {"kind": "rolled_back", "release": release, "reason": "health_failed"},
+            {"kind": kind, "release": release, "reason": "health_failed"}]})
     };
     assert_eq!(broken(|w| w.said.history = Ok(again("trial"))), ["07"]);
     assert!(broken(|w| w.said.history = Ok(again("rolled_back"))).is_empty());
-    assert_eq!(broken(|w| w.before = disk(&[("flipside-a.conf", 1)], "v3", "v1")), ["08"]);
+    let older = broken(|w| {
+        w.before = disk(&[("flipside-a.conf", 1)], "v3", "v1");
+        w.approved.insert("v1".into());
+    });
+    assert_eq!(older, ["08"]);
     let by_operator = broken(|w| {
         w.before = disk(&[("flipside-a.conf", 1)], "v3", "v1");
-        w.said.history = Ok(json!({"outcomes": [{"kind": "rolled_back", "release": {"counter": 3}}]}));
+        w.approved.insert("v1".into());
+        let outcome = json!({"kind": "rolled_back", "release": {"counter": 3}, "reason": "cancelled"});
+        w.said.history = Ok(json!({"outcomes": [outcome]}));
     });
     assert!(by_operator.is_empty());
-    assert_eq!(broken(|w| w.approved = false), ["09"]);
+    assert_eq!(broken(|w| w.approved.clear()), ["09"]);
     assert_eq!(broken(|w| w.said.memory_kib = Some(1 << 20)), ["10"]);
     assert_eq!(broken(|w| w.said.history = Ok(json!([{"reason": "internal"}]))), ["11"]);
     assert_eq!(broken(|w| w.said.history = Err(anyhow!("no"))), ["12"]);
+}
+
+#[test]
+fn another_release_than_the_approved_one_is_seen() {
+    assert_eq!(broken(|w| w.approved = ["v1".to_owned()].into()), ["09"]);
+    // What was there before needs no approval, and what is not whole can not boot.
+    assert!(broken(|w| w.before = w.after.clone()).is_empty());
+    let cut_off = broken(|w| {
+        w.approved = ["v1".to_owned()].into();
+        w.before = disk(&[("flipside-a.conf", 1)], "v1", "v2");
+        w.after = disk(&[("flipside-a.conf", 1)], "v1", "half");
+        w.said.facts.slot = "a".into();
+        w.said.status = Ok(json!({"state": "writing", "booted_slot": "a"}));
+    });
+    assert!(cut_off.is_empty());
+}
+
+#[test]
+fn a_confirmation_without_a_trial_is_seen() {
+    let told = |kinds: &[&str]| {
+        let release = json!({"version": "2.0.0", "manifest_sha256": "ab"});
+        let outcome = |kind: &&str| json!({"kind": kind, "release": release, "reason": "cancelled"});
+        let outcomes: Vec<_> = kinds.iter().map(outcome).collect();
+        broken(|w| w.said.history = Ok(json!({"outcomes": outcomes})))
+    };
+    assert!(told(&["started", "installed", "trial", "healthy", "rolled_back"]).is_empty());
+    assert_eq!(told(&["started", "installed", "healthy"]), ["05"]);
+    assert_eq!(told(&["trial", "healthy", "healthy"]), ["05"]);
+    assert_eq!(told(&["trial", "rolled_back", "healthy"]), ["05"]);
+}
+
+#[test]
+fn a_bad_end_without_a_known_reason_is_seen() {
+    for kind in ["rolled_back", "failed", "deferred"] {
+        let told = |reason: Value| {
+            let outcome = json!({"kind": kind, "release": {"version": "2.0.0"}, "reason": reason});
+            broken(|w| w.said.history = Ok(json!({"outcomes": [outcome]})))
+        };
+        assert!(told(json!("cancelled")).is_empty());
+        assert_eq!(told(json!(null)), ["11"], "{kind}");
+        assert_eq!(told(json!("sunspots")), ["11"], "{kind}");
+    }
 }
 
 #[test]
@@ -116,6 +169,6 @@ fn a_slot_with_a_foreign_kernel_is_not_whole() {
 fn a_skipped_invariant_is_not_checked() {
     let sums = sums();
     let mut world = well(&sums);
-    world.approved = false;
+    world.approved.clear();
     assert!(check_all(&world, &["invariant_09_no_approval_no_install".into()]).is_ok());
 }

@@ -1,5 +1,6 @@
 //! One appliance of a scenario: its machine with and without power, and what is remembered of it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use crate::invariants::Said;
 use crate::machine::Machine;
 use crate::qemu::Spec;
 use crate::scenario::Within;
+
+/// How long a last question may take on a machine that is still busy with what the scenario did.
+pub(super) const SYNCED: Duration = Duration::from_secs(300);
 
 /// An appliance, as a scenario sees it.
 pub(super) struct Appliance {
@@ -27,8 +31,8 @@ pub(super) struct Appliance {
     pub spec: Spec,
     /// `None`: no power.
     pub machine: Option<Machine>,
-    /// Did the region ever let it in, with the right key?
-    pub approved: bool,
+    /// Names of the releases the region ever let it take, with the right key.
+    pub approved: BTreeSet<String>,
     /// The boot last seen.
     pub boot_id: Option<String>,
     /// Boots seen, for the summary.
@@ -38,7 +42,8 @@ pub(super) struct Appliance {
 impl Appliance {
     pub fn new(name: &str, bucket: Option<u16>, settings: String, spec: Spec) -> Self {
         let name = name.to_owned();
-        Self { name, bucket, id: None, settings, spec, machine: None, approved: false, boot_id: None, boots: 0 }
+        let (id, machine, boot_id) = (None, None, None);
+        Self { name, bucket, id, settings, spec, machine, approved: BTreeSet::new(), boot_id, boots: 0 }
     }
 
     /// The machine, which must have power.
@@ -86,9 +91,9 @@ impl Appliance {
 
     /// What the appliance says at the end.
     pub fn said(&mut self) -> Result<Said> {
-        let agent = self.machine()?.agent();
+        let agent = &self.machine()?.agent().patient();
         let memory = "p=$(pidof flipside) && for i in $p; do grep VmHWM /proc/$i/status; done | sort -k2n | tail -n 1";
-        let peak = agent.shell(memory, Duration::from_secs(60))?.stdout;
+        let peak = agent.shell(memory, SYNCED)?.stdout;
         Ok(Said {
             facts: Facts::ask(agent)?,
             status: device::status(agent),
@@ -101,7 +106,7 @@ impl Appliance {
     /// instead of a shutdown: it saves half a minute in each scenario.
     pub fn end(&mut self, keep: Option<&Path>) -> Result<()> {
         let machine = self.take_machine()?;
-        machine.agent().exec(&["/bin/sync"], Duration::from_secs(120))?.ok()?;
+        machine.agent().patient().exec(&["/bin/sync"], SYNCED)?.ok()?;
         match keep {
             Some(folder) => machine.keep(folder),
             None => machine.power_cut().map(|_| ()),

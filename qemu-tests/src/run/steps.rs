@@ -7,17 +7,16 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::Run;
-use crate::agent::Output;
+use crate::agent::{Agent, Output};
 use crate::device;
 use crate::disk::{Disk, zero};
-use crate::scenario::{Approve, Check, Destroy, Fetched, History, PowerCut, Publish, Run as Command, Step, Within};
+use crate::scenario::{
+    Approve, Check, Destroy, Fetched, History, PowerCut, Publish, Run as Command, Step, Within, patience,
+};
 use crate::wait::{Look, until_slowly};
 
-/// How long a command may take that only starts something.
-const LOOK: Duration = Duration::from_secs(120);
-
-/// How long a report may take: after a failed post the device waits for half a minute, then for twice as long.
-const REPORT: Duration = Duration::from_secs(300);
+/// Time for what has none of its own in the plan, see [`patience`].
+const PATIENCE: Duration = Duration::from_secs(patience());
 
 impl Run<'_> {
     pub(super) fn step(&mut self, step: &Step) -> Result<()> {
@@ -28,7 +27,7 @@ impl Run<'_> {
             Step::ServeApproval { version } => self.workshop.serve_approval(*version),
             Step::RotateReleaseKey { to } => self.workshop.rotate_release_key(to),
             Step::Boot(within) => self.boot(*within),
-            Step::Timer { every } => device::set_timer(self.machine()?.agent(), *every),
+            Step::Timer { every } => device::set_timer(&self.agent()?, *every),
             Step::Look {} => self.look_for_updates(),
             Step::Check(check) => self.check(check).map(|_| ()),
             Step::Wait(wait) => self.wait_for(&wait.until, Duration::from_secs(wait.within)),
@@ -43,21 +42,26 @@ impl Run<'_> {
             Step::NotTriedAgain { release, reason } => self.not_tried_again(release, reason),
             Step::Run(command) => self.command(command),
             Step::RunUntil(command) => self.command_until(command),
-            Step::Fault(rule) => {
-                self.server.add_fault(rule.clone());
-                Ok(())
-            }
-            Step::NoFaults {} => {
-                self.server.clear_faults();
-                Ok(())
-            }
-            Step::ServerGone {} => {
-                self.server.vanish();
-                Ok(())
-            }
-            Step::ServerBack {} => self.server.come_back(),
+            Step::Fault(_) | Step::NoFaults {} | Step::ServerGone {} | Step::ServerBack {} => self.server_changes(step),
             Step::Fetched(bounds) => self.fetched(bounds),
         }
+    }
+
+    /// The server changes its ways.
+    fn server_changes(&mut self, step: &Step) -> Result<()> {
+        self.sent_before = self.server.counts();
+        match step {
+            Step::Fault(rule) => self.server.add_fault(rule.clone()),
+            Step::ServerGone {} => self.server.vanish(),
+            Step::ServerBack {} => return self.server.come_back(),
+            _ => self.server.clear_faults(),
+        }
+        Ok(())
+    }
+
+    /// The guest agent, for questions that are asked once.
+    pub(super) fn agent(&mut self) -> Result<Agent> {
+        Ok(self.machine()?.agent().patient())
     }
 
     fn publish(&mut self, publish: &Publish) -> Result<()> {
@@ -71,7 +75,9 @@ impl Run<'_> {
         self.workshop.approve(release, approve)?;
         let rolls = approve.key == "region" && approve.state == "rolling";
         for appliance in iter::once(&mut self.here).chain(&mut self.others) {
-            appliance.approved |= rolls && approve.percent > u32::from(appliance.bucket.unwrap_or(0));
+            if rolls && approve.percent > u32::from(appliance.bucket.unwrap_or(0)) {
+                appliance.approved.insert(approve.release.clone());
+            }
         }
         Ok(())
     }
@@ -88,16 +94,16 @@ impl Run<'_> {
 
     fn configure(&mut self) -> Result<()> {
         let settings = self.here.settings.clone();
-        device::adjust(self.machine()?.agent(), &settings)
+        device::adjust(&self.agent()?, &settings)
     }
 
     fn look_for_updates(&mut self) -> Result<()> {
-        device::flipside(self.machine()?.agent(), &["check"], LOOK)?.ok().map(|_| ())
+        device::flipside(&self.agent()?, &["check"], PATIENCE)?.ok().map(|_| ())
     }
 
     fn check(&mut self, check: &Check) -> Result<Output> {
         let within = Duration::from_secs(check.within);
-        let output = device::flipside(self.machine()?.agent(), &["check", "--wait"], within)?;
+        let output = device::flipside(&self.agent()?, &["check", "--wait"], within)?;
         let told = format!("exit code {:?}, {}{}", output.code, output.stdout.trim(), output.stderr.trim());
         ensure!(output.code == Some(check.code), "expected exit code {}, got {told}", check.code);
         if let Some(reason) = &check.reason {
@@ -135,8 +141,8 @@ impl Run<'_> {
 
     fn expect_history(&mut self, wanted: &History) -> Result<()> {
         let version = self.site.release(&wanted.release)?.version.clone();
-        let history = device::history(self.machine()?.agent())?;
-        if find_outcome(&history, &version, &wanted.outcome, wanted.reason.as_deref()) {
+        let history = device::history(&self.agent()?)?;
+        if device::told(&history, &version, &wanted.outcome, wanted.reason.as_deref()) {
             return Ok(());
         }
         bail!("no such line in the history: {history}")
@@ -144,9 +150,9 @@ impl Run<'_> {
 
     fn wait_report(&mut self, wanted: &History) -> Result<()> {
         let version = &self.site.release(&wanted.release)?.version;
-        until_slowly("the report", REPORT, || {
+        until_slowly("the report", PATIENCE, || {
             let reports = Value::Array(self.server.reports(self.here.id.as_deref()));
-            match find_outcome(&reports, version, &wanted.outcome, wanted.reason.as_deref()) {
+            match device::told(&reports, version, &wanted.outcome, wanted.reason.as_deref()) {
                 true => Look::Done(()),
                 false => Look::NotYet(reports.to_string()),
             }
@@ -157,7 +163,7 @@ impl Run<'_> {
         let bundle = self.published.iter().rev().find(|p| p.release == release);
         let path = bundle.with_context(|| format!("{release} was not published"))?.path.clone();
         let before = (self.server.count(&path).bytes, self.machine()?.resets());
-        self.check(&Check { code: 3, reason: Some(reason.to_owned()), within: 120 })?;
+        self.check(&Check { code: 3, reason: Some(reason.to_owned()), within: patience() })?;
         let after = (self.server.count(&path).bytes, self.machine()?.resets());
         ensure!(before == after, "(bytes fetched, resets) went from {before:?} to {after:?}");
         Ok(())
@@ -182,7 +188,18 @@ impl Run<'_> {
             "root" => vec!["/bin/sh", "-c", &script],
             user => vec!["/usr/bin/setpriv", "--reuid", user, "--clear-groups", "--", "/bin/sh", "-c", &script],
         };
-        let output = self.machine()?.agent().exec(&argv, within)?;
+        let resets = self.machine()?.resets();
+        let ended = self.agent()?.start(&argv, None)?.finish(within);
+        if command.restarts {
+            self.machine()?.wait_reset(resets, within)?;
+        }
+        let output = match ended {
+            Err(e) if command.restarts => {
+                self.timeline.note(&format!("the restart took the answer with it: {e:#}"));
+                return Ok(());
+            }
+            ended => ended?,
+        };
         let told = format!("exit code {:?}, {}{}", output.code, output.stdout.trim(), output.stderr.trim());
         ensure!((output.code == Some(0)) == command.succeeds, "{told}");
         if let Some(says) = &command.says {
@@ -193,39 +210,14 @@ impl Run<'_> {
 
     fn fetched(&mut self, bounds: &Fetched) -> Result<()> {
         let bytes = self.server.count(&bounds.path).bytes;
-        ensure!(bytes >= bounds.at_least, "{bytes} bytes of {} were fetched", bounds.path);
-        ensure!(bounds.at_most.is_none_or(|most| bytes <= most), "{bytes} bytes of {} were fetched", bounds.path);
+        let mut told = format!("{bytes} bytes of {} were fetched", bounds.path);
+        ensure!(bytes >= bounds.at_least && bounds.at_most.is_none_or(|most| bytes <= most), "{told}");
+        if let Some(percent) = bounds.at_most_percent {
+            let there = self.server.size(&bounds.path)?;
+            told = format!("{told}, of {there} that are there");
+            ensure!(bytes * 100 <= there * percent, "{told}");
+        }
+        self.timeline.note(&told);
         Ok(())
-    }
-}
-
-/// Is there an outcome of this kind for this version, with this reason when one is wanted?
-fn find_outcome(value: &Value, version: &str, kind: &str, reason: Option<&str>) -> bool {
-    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
-    let matches = text("/kind") == Some(kind)
-        && text("/release/version") == Some(version)
-        && reason.is_none_or(|r| text("/reason") == Some(r));
-    matches
-        || match value {
-            Value::Array(list) => list.iter().any(|v| find_outcome(v, version, kind, reason)),
-            Value::Object(map) => map.values().any(|v| find_outcome(v, version, kind, reason)),
-            _ => false,
-        }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn outcomes_are_found_wherever_they_stand() {
-        let line = json!({"kind": "rolled_back", "release": {"version": "3.0.0"}, "reason": "health_failed"});
-        for history in [json!([line]), json!({"format": 1, "history": [line]})] {
-            assert!(find_outcome(&history, "3.0.0", "rolled_back", Some("health_failed")));
-            assert!(find_outcome(&history, "3.0.0", "rolled_back", None));
-            assert!(!find_outcome(&history, "3.0.0", "rolled_back", Some("did_not_boot")));
-            assert!(!find_outcome(&history, "2.0.0", "rolled_back", None));
-        }
     }
 }

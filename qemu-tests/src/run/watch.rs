@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::Run;
+use crate::agent::Agent;
 use crate::device::{self, Facts};
 use crate::entries::default_entry;
 use crate::scenario::Condition;
@@ -29,7 +30,8 @@ impl Run<'_> {
             if let Err(e) = self.machine().and_then(|m| m.alive()) {
                 return Look::Hopeless(e);
             }
-            match self.look(condition, old_boot.as_deref()) {
+            let agent = self.machine().map(|m| m.agent().clone());
+            match agent.and_then(|agent| self.look(&agent, condition, old_boot.as_deref())) {
                 Ok(Ok(())) => Look::Done(()),
                 Ok(Err(seen)) => Look::NotYet(seen),
                 Err(e) => Look::NotYet(format!("{e:#}")),
@@ -39,7 +41,8 @@ impl Run<'_> {
 
     /// The condition must hold now.
     pub(super) fn expect(&mut self, condition: &Condition) -> Result<()> {
-        match self.look(condition, None)? {
+        let agent = self.agent()?;
+        match self.look(&agent, condition, None)? {
             Ok(()) => Ok(()),
             Err(seen) => bail!("seen instead: {seen}"),
         }
@@ -49,7 +52,7 @@ impl Run<'_> {
     ///
     /// The cheap questions first, and the updater last: a guest that is asked about everything twice a second spends its
     /// emulated processor on answering.
-    fn look(&mut self, condition: &Condition, old_boot: Option<&str>) -> Result<Result<(), String>> {
+    fn look(&mut self, agent: &Agent, condition: &Condition, old_boot: Option<&str>) -> Result<Result<(), String>> {
         let mut seen = Seen::default();
         if condition.fetched_percent.is_some() {
             seen.fetched_percent = Some(self.fetched_percent());
@@ -57,7 +60,7 @@ impl Run<'_> {
         let c = condition;
         if c.slot.is_some() || c.confirmed.is_some() || c.version.is_some() || c.new_boot.is_some() || c.armed.is_some()
         {
-            seen.facts = Some(Facts::ask(self.machine()?.agent())?);
+            seen.facts = Some(Facts::ask(agent)?);
         }
         if let Some(facts) = &seen.facts {
             self.here.boot_id = Some(facts.boot_id.clone());
@@ -67,14 +70,15 @@ impl Run<'_> {
         if so_far.is_err() || !asks_updater {
             return Ok(so_far);
         }
-        seen.status = Some(device::status(self.machine()?.agent())?);
+        seen.status = Some(device::status(agent)?);
         Ok(compare(condition, &seen, old_boot))
     }
 
-    /// Share of the newest published bundle that was sent, percent.
+    /// Share of the newest published bundle that was sent since the server last changed its ways, percent.
     fn fetched_percent(&self) -> u64 {
         let Some(bundle) = self.published.last() else { return 0 };
-        self.server.count(&bundle.path).bytes * 100 / bundle.size.max(1)
+        let before = self.sent_before.get(&bundle.path).map_or(0, |count| count.bytes);
+        self.server.count(&bundle.path).bytes.saturating_sub(before) * 100 / bundle.size.max(1)
     }
 }
 

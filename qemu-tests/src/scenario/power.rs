@@ -41,8 +41,6 @@ pub struct Destroy {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Replay {
-    /// So many machines, spread evenly over the places where the boot loader's state changes.
-    pub boots: usize,
     /// Seconds each machine has to reach a confirmed slot.
     #[serde(default = "patience")]
     pub within: u64,

@@ -218,3 +218,13 @@ fn a_client_that_vanishes_does_not_stop_the_server() {
     drop(TcpStream::connect(server.address).unwrap());
     assert_eq!(get(&server, "/b/x.bundle", "").status, 200);
 }
+
+#[test]
+fn what_is_there_is_measured_by_path() {
+    let (dir, data) = tree();
+    std::fs::write(dir.path().join("b/y.delta"), [1; 10]).unwrap();
+    let server = Server::start(dir.path()).unwrap();
+    assert_eq!(server.size("/b/*.delta").unwrap(), 10);
+    assert_eq!(server.size("/*").unwrap(), data.len() as u64 + 10);
+    assert_eq!(server.size("/deltas/*").unwrap(), 0);
+}
