@@ -1,14 +1,17 @@
 //! Looking for a release, and asking the gate: Idle, Checking, Offered.
+//!
+//! A device that waits asks nobody: it looks around until nothing at the device is in the way, and only then fetches
+//! documents.
 
 use std::time::Duration;
 
 use bundle::reason::Reason;
 
-use super::{Machine, Mood, Ordered, Out, Search, backoff};
+use super::{Asked, Machine, Mood, Occasion, Ordered, Out, Search, backoff};
 use crate::effect::{Refusal, Work};
-use crate::event::{Failure, Finished};
+use crate::event::{Answers, Failure, Finished};
 use crate::gate::select::{Choice, choose};
-use crate::gate::{Candidate, Decision, Inputs, Lines, Point, Verdict, approval, ask, suits};
+use crate::gate::{Candidate, Decision, Inputs, Lines, Point, Verdict, approval, ask, ask_here, suits};
 use crate::history::OutcomeKind;
 use crate::journal::Phase;
 use crate::now::Now;
@@ -20,6 +23,9 @@ use crate::status::Finding;
 const FRESH: Duration = Duration::from_secs(60);
 /// How soon to look again where a change comes within minutes: an application at work, a clock being set.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Devices that wait for the same instant, the opening of their hours for instance, come within this time after it.
+/// No window is shorter.
+const SPREAD: Duration = Duration::from_secs(60);
 /// Longest sleep towards an instant of the wall clock: clocks are set, and summer time begins.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
@@ -41,48 +47,107 @@ impl Machine {
             self.wait_for(now, Reason::Disabled, "", None);
             return Err(super::refuse(Reason::Disabled, Reason::Disabled.sentence()));
         }
-        let not_before = self.journal.retry.not_before.filter(|at| *at > now.wall && !search.by_operator);
-        // A date further away than any backoff was written under a wrong clock.
-        let sane = not_before.filter(|at| at.duration_since(now.wall).as_secs() <= 24 * 3600);
-        if let Some(until) = sane {
-            let reason = self.last_error.as_ref().map_or(Reason::Network, |problem| problem.reason);
-            self.wait_for(now, reason, "waiting before the next try", Some(until));
-            self.wake_at_wall(now, until);
+        if !search.by_operator && self.is_patient(now) {
             return Ok(());
         }
         self.enter(Phase::Idle, Mood::Checking(search));
-        self.run(Ordered::Ask(None, true), Work::Ask { point: None, fetch: true }, out);
+        self.run(Ordered::Ask(None, Asked::Fetched), Work::Ask { point: None, fetch: true }, out);
         Ok(())
     }
 
     /// Asks the gate about the update at hand.
     pub(super) fn ask(&mut self, now: &Now, point: Point, out: &mut Out) {
         let busy = self.order.as_ref().is_some_and(|order| matches!(order.what, Ordered::Ask(..) | Ordered::Manifest));
-        if busy {
+        if busy && !self.is_free() {
             return;
         }
-        let age = self.answers.as_ref().map(|(_, at)| now.uptime.saturating_sub(*at));
-        let fetch = age.is_none_or(|age| age > FRESH);
-        self.run(Ordered::Ask(Some(point), fetch), Work::Ask { point: Some(point), fetch }, out);
+        let fetched = self.answers.as_ref().and_then(|(_, at)| *at);
+        let fresh = fetched.is_some_and(|at| now.uptime.saturating_sub(at) <= FRESH);
+        let asked = if fresh { Asked::Fresh } else { Asked::Fetched };
+        self.run(Ordered::Ask(Some(point), asked), Work::Ask { point: Some(point), fetch: !fresh }, out);
+    }
+
+    /// Finds out whether something at the device is in the way, before anybody else is asked.
+    pub(super) fn look_around(&mut self, point: Point, occasion: Occasion, out: &mut Out) {
+        if self.order.is_none() {
+            let asked = Asked::Around(occasion);
+            self.run(Ordered::Ask(Some(point), asked), Work::Ask { point: Some(point), fetch: false }, out);
+        }
+    }
+
+    /// Nothing is under way that a command would have to wait for.
+    pub(super) fn is_free(&self) -> bool {
+        self.order.as_ref().is_none_or(|order| matches!(order.what, Ordered::Ask(_, Asked::Around(_))))
+    }
+
+    fn looked_around(&mut self, now: &Now, point: Point, occasion: Occasion, around: Answers, out: &mut Out) {
+        match &mut self.answers {
+            Some((known, _)) => known.surroundings = around.surroundings,
+            None => self.answers = Some((Box::new(around), None)),
+        }
+        let Some(here) = self.with_candidate(now, |inputs, candidate| ask_here(inputs, point, candidate)) else {
+            return;
+        };
+        match (here.decision, &self.journal.phase) {
+            (Decision::Proceed, _) => {}
+            (Decision::Wait { .. }, _) | (_, Phase::Armed { .. }) => return self.obey(now, point, here, out),
+            (Decision::Refuse { .. }, _) => return self.stay(now, &here),
+        }
+        if self.is_patient(now) {
+            return;
+        }
+        // At a start the stored copy answers for the region: what it refuses, the next check asks about.
+        if let Some(verdict) = self
+            .verdict(now, point)
+            .filter(|verdict| occasion == Occasion::Start && !matches!(verdict.decision, Decision::Proceed))
+        {
+            return self.stay(now, &verdict);
+        }
+        match self.journal.phase {
+            Phase::Writing(_) | Phase::Verifying(_) => self.rewrite(now, out),
+            _ => self.ask(now, point, out),
+        }
+    }
+
+    /// Shows why it is not going on, and changes nothing.
+    fn stay(&mut self, now: &Now, verdict: &Verdict) {
+        let Some(reason) = verdict.decision.reason() else { return };
+        let until = match verdict.decision {
+            Decision::Wait { until, .. } => until,
+            Decision::Proceed | Decision::Refuse { .. } => None,
+        };
+        self.wait_for(now, reason, &verdict.sentence(), until);
+        self.schedule_wait(now, reason, until);
+    }
+
+    /// Waits out what failures, or a server, asked for. False: there is nothing to wait out.
+    pub(super) fn is_patient(&mut self, now: &Now) -> bool {
+        let Some(until) = self.journal.retry.still(now.wall) else { return false };
+        let reason = self.last_error.as_ref().map_or(Reason::Network, |problem| problem.reason);
+        self.wait_for(now, reason, "waiting before the next try", Some(until));
+        self.wake_at_wall(now, until);
+        true
     }
 
     pub(super) fn answered(
         &mut self,
         now: &Now,
         point: Option<Point>,
-        fetched: bool,
+        asked: Asked,
         result: Result<Finished, Failure>,
         out: &mut Out,
     ) {
         match result {
             Ok(Finished::Answers(mut answers)) => {
-                let young = self.answers.as_ref().filter(|(_, at)| now.uptime.saturating_sub(*at) <= FRESH);
+                if let (Some(point), Asked::Around(occasion)) = (point, asked) {
+                    return self.looked_around(now, point, occasion, *answers, out);
+                }
                 // When only the surroundings were asked for, the documents of a moment ago still count.
-                if let Some((known, at)) = young.filter(|_| !fetched).cloned() {
+                if let Some((known, at)) = self.answers.take().filter(|_| asked == Asked::Fresh) {
                     answers.documents = known.documents;
                     self.answers = Some((answers, at));
                 } else {
-                    self.answers = Some((answers, now.uptime));
+                    self.answers = Some((answers, (asked == Asked::Fetched).then_some(now.uptime)));
                 }
                 self.accept_documents(now);
                 self.accept_recall();
@@ -120,7 +185,7 @@ impl Machine {
                 let failures = self.document_failure();
                 let transient = matches!(nothing.reason, Reason::ApprovalMissing | Reason::ApprovalStale)
                     || failures.as_ref().is_some_and(|failure| failure.reason == nothing.reason);
-                let retry_after = failures.and_then(|failure| failure.retry_after);
+                let retry_after = self.asked_for();
                 if nothing.reason != Reason::NoUpdate {
                     let failure = Failure::new(nothing.reason, nothing.detail.clone());
                     self.fail(now, &failure);
@@ -134,6 +199,13 @@ impl Machine {
     fn document_failure(&self) -> Option<Failure> {
         let documents = &self.answers.as_ref()?.0.documents;
         documents.approval_failures.first().or(documents.channel_failure.as_ref()).cloned()
+    }
+
+    /// The longest patience a server asked for.
+    fn asked_for(&self) -> Option<Duration> {
+        let documents = &self.answers.as_ref()?.0.documents;
+        let failures = documents.approval_failures.iter().chain(&documents.channel_failure);
+        failures.filter_map(|failure| failure.retry_after).max()
     }
 
     fn read_manifest(&mut self, search: Search, choice: Choice, out: &mut Out) {
@@ -179,10 +251,15 @@ impl Machine {
 
     /// The gate's answer for the update at hand, with the documents at hand.
     pub(super) fn verdict(&self, now: &Now, point: Point) -> Option<Verdict> {
+        self.with_candidate(now, |inputs, candidate| ask(inputs, point, candidate))
+    }
+
+    /// Gives `ask` the update at hand and what the gate may look at.
+    fn with_candidate<T>(&self, now: &Now, ask: impl FnOnce(&Inputs<'_>, &Candidate<'_>) -> T) -> Option<T> {
         let update = self.journal.phase.update()?;
         let over_network = matches!(update.source, Source::Urls(_));
         let candidate = Candidate { release: &update.release, intent: update.intent, over_network };
-        self.with_inputs(now, |inputs| ask(inputs, point, &candidate))
+        self.with_inputs(now, |inputs| ask(inputs, &candidate))
     }
 
     fn decide(&mut self, now: &Now, point: Point, out: &mut Out) {
@@ -273,8 +350,10 @@ impl Machine {
                 | Reason::Recalled
         );
         match (&self.journal.phase, point) {
-            (Phase::Offered(_) | Phase::Approved(_) | Phase::Writing(_), _) if refused && !in_force => {
-                self.back_off(now, None);
+            (Phase::Offered(_) | Phase::Approved(_) | Phase::Writing(_) | Phase::Staged(_), _)
+                if refused && !in_force =>
+            {
+                self.back_off(now, self.asked_for());
             }
             (Phase::Offered(_) | Phase::Approved(_), _) if refused => self.enter(Phase::Idle, Mood::Plain),
             // What is in the slot stays there and is not fetched again if the answer changes.
@@ -286,10 +365,12 @@ impl Machine {
     }
 
     fn schedule_wait(&mut self, now: &Now, reason: Reason, until: Option<jiff::Timestamp>) {
+        let spread = Duration::from_millis(now.random % u64::try_from(SPREAD.as_millis()).unwrap_or(1));
         if let Some(until) = until {
             self.wake_at_wall(now, until);
+            self.wake = self.wake.map(|wake| wake.saturating_add(spread));
         } else if matches!(reason, Reason::Inhibited | Reason::ClockUntrusted) {
-            self.wake_in(now, LOOK_AGAIN);
+            self.wake_in(now, LOOK_AGAIN.saturating_add(spread));
         } else {
             // A link or a battery may stay as it is for days: the timer that starts the daemon asks again.
             self.wake_for_poll(now);
@@ -315,6 +396,7 @@ impl Machine {
     pub(super) fn back_off(&mut self, now: &Now, retry_after: Option<Duration>) {
         let retry = &mut self.journal.retry;
         retry.failures = retry.failures.saturating_add(1);
+        retry.since = Some(now.wall);
         let delay = backoff(&self.setup.policy.retry, retry.failures, now.random, retry_after);
         retry.not_before =
             jiff::SignedDuration::try_from(delay).ok().and_then(|delay| now.wall.checked_add(delay).ok());
@@ -388,3 +470,6 @@ fn offer(now: &Now, verified: &VerifiedManifest, search: Search, target: crate::
         offered_at: Some(now.wall),
     }
 }
+
+#[cfg(test)]
+mod tests;

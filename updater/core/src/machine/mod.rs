@@ -77,8 +77,9 @@ pub struct Machine {
     next_ticket: u64,
     /// Uptime at which to look again.
     wake: Option<Duration>,
-    /// The last answers to the gate's questions, and when they came (uptime).
-    answers: Option<(Box<Answers>, Duration)>,
+    /// The last answers to the gate's questions, and when their documents were fetched (uptime); none: they are the
+    /// stored copy.
+    answers: Option<(Box<Answers>, Option<Duration>)>,
     trial: TrialRun,
     /// Failures in a row of the work at hand, in this process.
     stumbles: u32,
@@ -139,8 +140,8 @@ struct Order {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ordered {
     Facts,
-    /// For which question, and whether documents were fetched for it.
-    Ask(Option<Point>, bool),
+    /// For which question, and with what.
+    Ask(Option<Point>, Asked),
     Manifest,
     Clear,
     /// Clear to take back an arming; nothing follows.
@@ -154,6 +155,26 @@ enum Ordered {
     RejectOther,
     Health,
     Reboot,
+}
+
+/// With what a question is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// Documents that were fetched for it.
+    Fetched,
+    /// Documents of a moment ago.
+    Fresh,
+    /// What is around the device, before anybody else is asked.
+    Around(Occasion),
+}
+
+/// Why the machine looks around.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    /// Whoever reads the status starts the daemon: that alone is no reason to ask a server.
+    Start,
+    /// A wait may be over.
+    Wait,
 }
 
 /// The trial of this boot, as seen by this process.
@@ -275,10 +296,10 @@ impl Machine {
             Mood::Degraded(trouble) => self.tick_degraded(now, *trouble, due, out),
             Mood::Plain | Mood::Good => match &self.journal.phase {
                 Phase::Idle | Phase::RolledBack { .. } => self.tick_idle(now, due, out),
-                Phase::Offered(_) => self.ask(now, Point::Download, out),
-                Phase::Approved(_) | Phase::Writing(_) | Phase::Verifying(_) => self.tick_install(now, due, out),
-                Phase::Staged(_) => self.ask(now, Point::Activate, out),
-                Phase::Armed { .. } => self.tick_armed(now, due, out),
+                Phase::Offered(_) => self.look_around(Point::Download, Occasion::Wait, out),
+                Phase::Approved(_) | Phase::Writing(_) | Phase::Verifying(_) => self.tick_install(due, out),
+                Phase::Staged(_) => self.look_around(Point::Activate, Occasion::Wait, out),
+                Phase::Armed { .. } => self.tick_armed(due, out),
                 Phase::Trying(_) => self.tick_trial(now, due, out),
                 Phase::Reverting(_) => self.tick_reverting(due, out),
             },
@@ -292,7 +313,7 @@ impl Machine {
         }
         match order.what {
             Ordered::Facts => self.facts_read(now, result, out),
-            Ordered::Ask(point, fetched) => self.answered(now, point, fetched, result, out),
+            Ordered::Ask(point, asked) => self.answered(now, point, asked, result, out),
             Ordered::Manifest => self.manifest_read(now, result, out),
             Ordered::Clear => self.cleared(now, result, out),
             Ordered::Install => self.installed(now, result, out),

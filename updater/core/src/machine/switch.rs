@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bundle::reason::Reason;
 
-use super::{Machine, Mood, Ordered, Out};
+use super::{Machine, Mood, Occasion, Ordered, Out};
 use crate::effect::Work;
 use crate::event::{Failure, Finished};
 use crate::facts::SlotBoot;
@@ -90,7 +90,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn tick_armed(&mut self, now: &Now, due: bool, out: &mut Out) {
+    pub(super) fn tick_armed(&mut self, due: bool, out: &mut Out) {
         // An accepted reboot, or a failed try, waits its time out; anything else looks again when poked.
         let patient = self.wake.is_some() && self.waiting.is_none() && !due;
         if self.order.is_some() || patient {
@@ -99,7 +99,7 @@ impl Machine {
         let Some(facts) = &self.facts else { return };
         let Phase::Armed { update, .. } = &self.journal.phase else { return };
         if matches!(facts.slot(update.target), SlotBoot::Trying { left: 1.., .. }) {
-            self.ask(now, Point::Reboot, out);
+            self.look_around(Point::Reboot, Occasion::Wait, out);
         } else {
             self.arm(out);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bundle::reason::Reason;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Machine, Mood, Ordered};
+use super::{Asked, Machine, Mood, Ordered};
 use crate::gate::select::choose;
 use crate::journal::Phase;
 use crate::now::Now;
@@ -161,6 +161,7 @@ fn line(subject: &str, finding: Finding, reason: Option<Reason>, sentence: Strin
 const fn operation(what: Ordered) -> &'static str {
     match what {
         Ordered::Facts => "reading the boot loader's state",
+        Ordered::Ask(_, Asked::Around(_)) => "looking around",
         Ordered::Ask(..) => "asking for approval",
         Ordered::Manifest => "reading the manifest",
         Ordered::Clear | Ordered::Disarm => "clearing the boot record",
