@@ -6,8 +6,8 @@
 //!
 //! Each state's behaviour is a file: `check` (Idle, Checking, Offered), `install` (Approved to Staged), `switch`
 //! (Armed), `trial` (Trying, Good), `revert` (Reverting, RolledBack, Degraded). `command` is what operators may do,
-//! `recall` what
-//! happens to a running release that its vendor took back, `reconcile` what a start means, `view` what is shown.
+//! `recall` what happens to a running release that its vendor took back, `reconcile` what a start means, `waiting` what
+//! costs nobody anything in between, `view` what is shown.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,6 +38,7 @@ mod switch;
 pub mod transitions;
 mod trial;
 mod view;
+mod waiting;
 
 pub use backoff::backoff;
 

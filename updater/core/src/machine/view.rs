@@ -15,6 +15,9 @@ use crate::status::{ExplainLine, Explanation, Finding, Problem, STATUS_FORMAT, S
 
 /// Sleeps shorter than this are waited out; over a longer one the daemon leaves and a timer starts it again.
 const WORTH_STAYING: Duration = Duration::from_secs(600);
+/// Hours that open within this time are waited for in memory. The timer comes round within 110 minutes (hourly, each
+/// time up to 50 minutes late): left to it, hours of half an hour would be over on most days.
+const WORTH_WAITING: SignedDuration = SignedDuration::from_hours(2);
 
 impl Machine {
     /// The picture, without the progress of an install (the shell adds it).
@@ -83,7 +86,14 @@ impl Machine {
     pub fn is_idle(&self, now: &Now) -> bool {
         let soon = self.wake.is_some_and(|wake| wake < now.uptime.saturating_add(WORTH_STAYING));
         let tied = matches!(self.journal.phase, Phase::Trying(_) | Phase::Reverting(_));
-        self.order.is_none() && !soon && !tied
+        self.order.is_none() && !soon && !tied && !self.opens_soon(now)
+    }
+
+    /// The update at hand waits for nothing but hours that open before the timer is sure to come.
+    fn opens_soon(&self, now: &Now) -> bool {
+        let hours = self.waiting.as_ref().filter(|waiting| waiting.reason == Reason::WindowClosed);
+        let opens = hours.and_then(|waiting| waiting.until);
+        opens.is_some_and(|opens| opens.duration_since(now.wall) < WORTH_WAITING)
     }
 
     /// Every question of the gate with its answer, for the release at hand or the one that came nearest.

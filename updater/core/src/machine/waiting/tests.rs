@@ -7,11 +7,12 @@ use jiff::SignedDuration;
 use super::super::{Machine, Setup};
 use super::*;
 use crate::effect::Effect;
-use crate::event::{Answers, Command, Documents, Event};
+use crate::event::{Answers, Command, Documents, Event, Failure, Finished};
 use crate::facts::SlotBoot;
 use crate::gate::fixture::{Scene, release};
 use crate::journal::Retry;
-use crate::release::Intent;
+use crate::policy::Mode;
+use crate::release::{Intent, Source, Update};
 use crate::slot::SlotId;
 use crate::status::StateName;
 
@@ -99,6 +100,11 @@ impl Shell {
             Effect::Run { work, .. } => Some(work),
             _ => None,
         })
+    }
+
+    /// Today at that time.
+    fn waited_for(&self, time: &str) -> jiff::Timestamp {
+        format!("2026-11-23T{time}:00Z").parse().unwrap()
     }
 
     fn waiting(&self) -> Reason {
@@ -303,4 +309,28 @@ fn a_server_that_asks_for_patience_gets_it_at_every_question() {
         shell.event(Event::Command(Command::Check { by_operator: false }));
         assert_eq!(shell.asked, 1, "{phase:?}");
     }
+}
+
+#[test]
+fn hours_that_open_before_the_timer_comes_are_waited_for() {
+    // It is noon.
+    for (opens, stays) in [("12:05", true), ("13:10", true), ("13:55", true), ("14:05", false), ("11:00", false)] {
+        let mut scene = Scene::new();
+        let days = vec![bundle::approval::Weekday::Mon];
+        scene.policy.reboot_window = vec![bundle::approval::Window { days, start: opens.into(), minutes: 30 }];
+        let mut shell = Shell::start(seen_before(scene), Phase::Staged(update()));
+        assert_eq!((shell.asked, shell.waiting()), (0, Reason::WindowClosed));
+        assert_eq!(shell.machine.is_idle(&shell.scene.now), !stays, "{opens}");
+        if stays {
+            // And it is there when they open.
+            while shell.wanted().is_none() {
+                shell.sleep();
+            }
+            let late = shell.scene.now.wall.duration_since(shell.waited_for(opens));
+            assert!((0..=60).contains(&late.as_secs()), "{opens} {late}");
+        }
+    }
+    // Nothing else that takes long keeps it in memory.
+    let shell = Shell::start(seen_before(told_to_wait()), Phase::Staged(update()));
+    assert!(shell.machine.is_idle(&shell.scene.now));
 }
