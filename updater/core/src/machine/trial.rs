@@ -78,8 +78,12 @@ impl Machine {
             return;
         }
         let report = match result {
-            Ok(Finished::Health(report)) => report,
-            Ok(_) => HealthReport::default(),
+            Ok(Finished::Health(report)) => Ok(report),
+            Ok(_) => Err(Failure::new(Reason::Internal, "not a look at the health")),
+            Err(failure) => Err(failure),
+        };
+        let report = match report {
+            Ok(report) => report,
             // A probe that broke is no proof of health.
             Err(failure) => {
                 self.fail(now, &failure);
@@ -224,3 +228,6 @@ impl TrialRun {
         named.collect::<Vec<_>>().join("; ")
     }
 }
+
+#[cfg(test)]
+mod tests;
