@@ -106,7 +106,7 @@ pub enum Finished {
     Installed(Transfer),
     /// `Verify`: the whole target was read back from the device and matched.
     Verified,
-    /// `CheckHealth`.
+    /// `CheckHealth`, `CheckNetwork`.
     Health(HealthReport),
     /// `Reboot`: the reboot was accepted; this process ends soon.
     Rebooting,

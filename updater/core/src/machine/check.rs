@@ -348,5 +348,6 @@ fn offer(now: &Now, verified: &VerifiedManifest, search: Search, target: crate::
         rollback_floor: verified.manifest.rollback_floor,
         size: verified.raw_size(),
         offered_at: Some(now.wall),
+        network: Vec::new(),
     }
 }

@@ -155,6 +155,8 @@ enum Ordered {
     /// Reject the other slot on an operator's word; nothing follows.
     RejectOther,
     Health,
+    /// What works over the network before the reboot.
+    Network,
     Reboot,
 }
 
@@ -323,6 +325,7 @@ impl Machine {
             Ordered::Confirm => self.confirmed(now, result, out),
             Ordered::Reject => self.rejected(now, result, out),
             Ordered::Health => self.health_seen(now, result, out),
+            Ordered::Network => self.network_seen(result, out),
             Ordered::Reboot => self.rebooting(now, result),
             Ordered::Disarm | Ordered::RejectOther => self.side_work_done(now, result, out),
         }

@@ -181,6 +181,7 @@ const fn operation(what: Ordered) -> &'static str {
         Ordered::Confirm => "confirming",
         Ordered::Reject | Ordered::RejectOther => "rejecting",
         Ordered::Health => "checking health",
+        Ordered::Network => "checking the network",
         Ordered::Reboot => "rebooting",
     }
 }

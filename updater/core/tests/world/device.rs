@@ -382,6 +382,7 @@ fn policy() -> Policy {
             soak: Duration::from_secs(6),
             interval: Duration::from_secs(2),
             strikes: 3,
+            network_required: true,
         },
         retry: RetryPolicy { base: Duration::from_secs(60), cap: Duration::from_secs(3600) },
         ..Policy::default()

@@ -198,6 +198,7 @@ impl World {
                 Ok(Finished::Verified)
             }
             Work::CheckHealth { .. } => Ok(Finished::Health(self.health())),
+            Work::CheckNetwork => Ok(Finished::Health(HealthReport { checks: vec![self.network()] })),
             Work::Reboot => Ok(Finished::Rebooting),
         }
     }
@@ -248,14 +249,19 @@ impl World {
             Some(Quality::Slow) => Verdict::Pending,
             Some(Quality::Sick | Quality::NoBoot | Quality::Unfit) | None => Verdict::Failed,
         };
-        self.well = verdict == Verdict::Passed;
-        let check = |name: &str, required, verdict| HealthCheck {
-            name: name.into(),
-            required,
-            verdict,
-            detail: String::new(),
-            restarts: 0,
-        };
-        HealthReport { checks: vec![check("unit:app", true, verdict), check("script:cloud", false, Verdict::Failed)] }
+        let network = self.network();
+        let asked = self.stored().phase.update().is_some_and(|update| update.network.contains(&network.name));
+        self.well = verdict == Verdict::Passed && (!asked || network.verdict == Verdict::Passed);
+        let checks = vec![check("unit:app", true, verdict), network, check("script:cloud", false, Verdict::Failed)];
+        HealthReport { checks }
     }
+
+    fn network(&self) -> HealthCheck {
+        let silent = self.region.weather == super::action::Weather::Silent;
+        check("network", false, if silent { Verdict::Failed } else { Verdict::Passed })
+    }
+}
+
+fn check(name: &str, required: bool, verdict: Verdict) -> HealthCheck {
+    HealthCheck { name: name.into(), required, verdict, detail: String::new(), restarts: 0 }
 }

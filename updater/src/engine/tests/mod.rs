@@ -120,6 +120,30 @@ async fn an_unhealthy_new_system_leaves_evidence_and_goes_back() {
 }
 
 #[tokio::test]
+async fn a_required_network_check_counts_when_it_passed_before_the_reboot() {
+    for offline_before in [false, true] {
+        let world = World::new();
+        let mut setup = World::setup();
+        setup.policy.health.network_required = true;
+        setup.policy.health.deadline = Duration::from_millis(500);
+        world.offline.store(offline_before, Ordering::SeqCst);
+        let first = spawn(setup.clone(), world.seams()).await.0;
+        check(&first).await;
+        until_did(&world, "reboot").await;
+        let story = world.story();
+        let place = |what: &str| story.iter().position(|line| line == what).unwrap();
+        assert!(place("arm b") < place("network") && place("network") < place("reboot"), "{story:?}");
+        drop(first);
+        world.reboot_into(SlotId::B, "boot-2");
+        world.offline.store(true, Ordering::SeqCst);
+        world.log.lock().unwrap().clear();
+        let second = spawn(setup, world.seams()).await.0;
+        until_did(&world, if offline_before { "confirm b" } else { "evidence health_timeout" }).await;
+        drop(second);
+    }
+}
+
+#[tokio::test]
 async fn a_release_whose_own_updater_says_no_is_never_armed_and_not_fetched_again() {
     let world = World::new();
     world.updater_broken.store(true, Ordering::SeqCst);

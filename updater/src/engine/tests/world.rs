@@ -37,6 +37,8 @@ pub(super) struct World {
     pub journal_broken: AtomicBool,
     pub healthy: AtomicBool,
     pub health_hangs: AtomicBool,
+    /// What the network check reaches is away.
+    pub offline: AtomicBool,
     pub installer_waits: AtomicBool,
     pub updater_broken: AtomicBool,
     pub approval: Mutex<Option<Vec<u8>>>,
@@ -159,6 +161,7 @@ impl World {
             journal_broken: AtomicBool::new(false),
             healthy: AtomicBool::new(true),
             health_hangs: AtomicBool::new(false),
+            offline: AtomicBool::new(false),
             installer_waits: AtomicBool::new(false),
             updater_broken: AtomicBool::new(false),
             approval: Mutex::new(Some(approval(manifest.release(), RolloutState::Rolling, 3))),
@@ -186,7 +189,13 @@ impl World {
         let policy = Policy {
             mode: Mode::Apply,
             region: "eu-west".into(),
-            health: HealthPolicy { deadline: Duration::from_secs(5), soak: moment, interval: moment, strikes: 2 },
+            health: HealthPolicy {
+                deadline: Duration::from_secs(5),
+                soak: moment,
+                interval: moment,
+                strikes: 2,
+                network_required: false,
+            },
             retry: RetryPolicy { base: moment, cap: moment },
             ..Policy::default()
         };
@@ -234,6 +243,11 @@ impl World {
 
     fn note(&self, what: impl Into<String>) {
         self.log.lock().unwrap().push(what.into());
+    }
+
+    fn network_check(&self) -> HealthCheck {
+        let verdict = if self.offline.load(Ordering::SeqCst) { Verdict::Failed } else { Verdict::Passed };
+        HealthCheck { name: "gateway".into(), required: false, verdict, detail: String::new(), restarts: 0 }
     }
 
     fn change(&self, what: String, slot: SlotId, to: SlotBoot) -> Result<BootFacts, BootError> {
@@ -342,13 +356,19 @@ impl HealthProbe for World {
     fn check(&self) -> BoxFuture<'_, HealthReport> {
         let verdict = if self.healthy.load(Ordering::SeqCst) { Verdict::Passed } else { Verdict::Failed };
         let check = HealthCheck { name: "app".into(), required: true, verdict, detail: String::new(), restarts: 0 };
+        let network = self.network_check();
         let hangs = self.health_hangs.load(Ordering::SeqCst);
         Box::pin(async move {
             if hangs {
                 std::future::pending::<()>().await;
             }
-            HealthReport { checks: vec![check] }
+            HealthReport { checks: vec![check, network] }
         })
+    }
+    fn network(&self) -> BoxFuture<'_, HealthReport> {
+        self.note("network");
+        let check = self.network_check();
+        Box::pin(async move { HealthReport { checks: vec![check] } })
     }
 }
 
