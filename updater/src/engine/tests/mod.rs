@@ -208,6 +208,38 @@ async fn nothing_is_touched_when_the_intent_can_not_be_written_down() {
 }
 
 #[tokio::test]
+async fn boot_control_is_tested_at_the_start_and_what_is_wrong_is_shown() {
+    let world = World::new();
+    world.boot_broken.store(true, Ordering::SeqCst);
+    let handle = start(&world).await;
+    let error = handle.status().last_error.unwrap();
+    assert_eq!((error.reason, error.detail.as_str()), (Reason::BootControlError, "read-only file system"));
+    assert_eq!(handle.status().state, StateName::Idle, "shown, and nothing else");
+    check(&handle).await;
+    let failed = |status: &Status| status.last_outcome.as_ref().is_some_and(|last| last.kind == OutcomeKind::Failed);
+    until(&handle, "a refusal before the first byte", failed).await;
+    assert!(!world.did("clear b") && !world.did("install b"), "{:?}", world.story());
+}
+
+#[tokio::test]
+async fn nothing_stands_between_a_trial_and_its_end() {
+    for healthy in [true, false] {
+        let world = World::new();
+        {
+            let mut facts = world.facts.lock().unwrap();
+            facts.booted = Some(SlotId::B);
+            facts.slots.b = SlotBoot::Trying { left: 2, done: 1 };
+        }
+        world.boot_broken.store(true, Ordering::SeqCst);
+        world.healthy.store(healthy, Ordering::SeqCst);
+        let handle = start(&world).await;
+        until_did(&world, if healthy { "confirm b" } else { "reject b" }).await;
+        assert!(!world.did("self-test"), "{:?}", world.story());
+        drop(handle);
+    }
+}
+
+#[tokio::test]
 async fn a_broken_journal_neither_blocks_a_confirmation_nor_a_fallback() {
     for healthy in [true, false] {
         let world = World::new();

@@ -35,6 +35,8 @@ pub(super) struct World {
     pub facts: Mutex<BootFacts>,
     pub journal: Mutex<Option<Vec<u8>>>,
     pub journal_broken: AtomicBool,
+    /// The boot loader's state can be read and not be written.
+    pub boot_broken: AtomicBool,
     pub healthy: AtomicBool,
     pub health_hangs: AtomicBool,
     /// What the network check reaches is away.
@@ -159,6 +161,7 @@ impl World {
             }),
             journal: Mutex::default(),
             journal_broken: AtomicBool::new(false),
+            boot_broken: AtomicBool::new(false),
             healthy: AtomicBool::new(true),
             health_hangs: AtomicBool::new(false),
             offline: AtomicBool::new(false),
@@ -275,6 +278,10 @@ impl BootControl for World {
         self.change(format!("reject {slot}"), slot, SlotBoot::Exhausted { done: 1 })
     }
     fn self_test(&self) -> Result<(), BootError> {
+        self.note("self-test");
+        if self.boot_broken.load(Ordering::SeqCst) {
+            return Err(BootError::new(BootErrorKind::Write, "read-only file system"));
+        }
         Ok(())
     }
 }
