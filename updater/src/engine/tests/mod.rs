@@ -208,6 +208,31 @@ async fn nothing_is_touched_when_the_intent_can_not_be_written_down() {
 }
 
 #[tokio::test]
+async fn after_a_fault_of_the_disk_the_next_check_succeeds() {
+    // The codes that the install pipeline gives to EIO, ENOSPC, a device that is gone, and one that lies.
+    for reason in [Reason::WriteError, Reason::NoSpace, Reason::SlotUnknown, Reason::ImageMismatch] {
+        let world = World::new();
+        world.disk_faults.lock().unwrap().push(reason);
+        let handle = start(&world).await;
+        check(&handle).await;
+        let status = until(&handle, reason.code(), |status| {
+            status.state == StateName::Idle && status.last_error.is_some() && status.operation.is_none()
+        })
+        .await;
+        assert_eq!(status.last_error.unwrap().reason, reason);
+        assert_eq!(status.last_outcome.unwrap().kind, OutcomeKind::Failed);
+        assert_eq!(world.facts.lock().unwrap().slots.b, SlotBoot::Empty, "a slot that is not whole can not be booted");
+        assert!(!world.did("arm b"), "{:?}", world.story());
+        check(&handle).await;
+        until_did(&world, "reboot").await;
+        drop(handle);
+        world.reboot_into(SlotId::B, "boot-2");
+        let second = start(&world).await;
+        until(&second, "confirmation", |status| status.confirmed && status.last_error.is_none()).await;
+    }
+}
+
+#[tokio::test]
 async fn boot_control_is_tested_at_the_start_and_what_is_wrong_is_shown() {
     let world = World::new();
     world.boot_broken.store(true, Ordering::SeqCst);

@@ -42,6 +42,8 @@ pub(super) struct World {
     /// What the network check reaches is away.
     pub offline: AtomicBool,
     pub installer_waits: AtomicBool,
+    /// How the next installs end.
+    pub disk_faults: Mutex<Vec<Reason>>,
     pub updater_broken: AtomicBool,
     pub approval: Mutex<Option<Vec<u8>>>,
     pub channel: Vec<u8>,
@@ -166,6 +168,7 @@ impl World {
             health_hangs: AtomicBool::new(false),
             offline: AtomicBool::new(false),
             installer_waits: AtomicBool::new(false),
+            disk_faults: Mutex::default(),
             updater_broken: AtomicBool::new(false),
             approval: Mutex::new(Some(approval(manifest.release(), RolloutState::Rolling, 3))),
             channel: sign(CHANNEL_TYPE, channel.to_bytes().unwrap(), &key(2)),
@@ -406,7 +409,10 @@ impl Installer for World {
                 self.note("install cancelled");
                 return Err(InstallError::new(Reason::Cancelled, "cancelled"));
             }
-            Ok(Transfer::default())
+            match self.disk_faults.lock().unwrap().pop() {
+                Some(reason) => Err(InstallError::new(reason, "the disk says no")),
+                None => Ok(Transfer::default()),
+            }
         })
     }
     fn verify<'a>(
