@@ -110,6 +110,7 @@ impl Args {
             rollback_floor: 0,
             size: 0,
             offered_at: None,
+            network: Vec::new(),
         };
         Ok(InstallRequest { update, booted })
     }

@@ -116,6 +116,8 @@ pub enum Work {
         /// Limits.
         policy: HealthPolicy,
     },
+    /// Run the network checks in the running system, which is about to be left.
+    CheckNetwork,
     /// Reboot.
     Reboot,
 }

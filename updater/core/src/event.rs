@@ -20,8 +20,8 @@ use crate::slot::SlotId;
 /// Something happened.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// A timer ([`crate::machine::Machine::wake_at`]) ran out, or the surroundings changed (an inhibitor was released,
-    /// a link came up): look again.
+    /// A timer ([`crate::machine::Machine::wake_at`]) ran out: look again. May come at any time; nobody watches the
+    /// surroundings in between, so what changes there is seen at the next look.
     Tick,
     /// Somebody asked for something. Answered by exactly one [`crate::effect::Effect::Answer`].
     Command(Command),
@@ -106,7 +106,7 @@ pub enum Finished {
     Installed(Transfer),
     /// `Verify`: the whole target was read back from the device and matched.
     Verified,
-    /// `CheckHealth`.
+    /// `CheckHealth`, `CheckNetwork`.
     Health(HealthReport),
     /// `Reboot`: the reboot was accepted; this process ends soon.
     Rebooting,

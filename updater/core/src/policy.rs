@@ -63,6 +63,9 @@ pub struct HealthPolicy {
     pub interval: Duration,
     /// Looks in a row with the same required check failed after which waiting longer is pointless. At least 1.
     pub strikes: u32,
+    /// Network checks that passed in the old slot just before the reboot are required of the new one. Otherwise they are
+    /// reported only.
+    pub network_required: bool,
 }
 
 impl Default for HealthPolicy {
@@ -73,6 +76,7 @@ impl Default for HealthPolicy {
             interval: Duration::from_secs(2),
             // A service that systemd restarts is failed for an instant; three looks tell a stumble from a death.
             strikes: 3,
+            network_required: false,
         }
     }
 }

@@ -97,6 +97,9 @@ pub struct Update {
     /// When it was offered, by the device's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offered_at: Option<Timestamp>,
+    /// Network checks that passed in the old slot just before the reboot, where the configuration requires them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub network: Vec<String>,
 }
 
 impl Update {

@@ -268,6 +268,66 @@ fn the_diagram_in_the_guide_is_the_code() {
     assert!(drawn == guide_page(), "run: cargo run -p updater-core --example state_machine");
 }
 
+/// Names every kind of a value, and makes the list of those names. There is no wildcard: a kind that is added does not
+/// compile before it stands here, and once it does, it is missed where it is not tried.
+macro_rules! kinds {
+    ($name:ident, $list:ident, $of:ty { $($kind:literal: $pattern:pat),+ $(,)? }) => {
+        const $list: &[&str] = &[$($kind),+];
+
+        fn $name(value: &$of) -> &'static str {
+            match value {
+                $($pattern => $kind),+
+            }
+        }
+    };
+}
+
+kinds!(command_kind, COMMANDS, Command {
+    "check by an operator": Command::Check { by_operator: true },
+    "check by a timer": Command::Check { by_operator: false },
+    "install the offered": Command::Install { source: None, intent: _ },
+    "install a bundle": Command::Install { source: Some(_), intent: _ },
+    "activate a": Command::Activate { slot: SlotId::A },
+    "activate b": Command::Activate { slot: SlotId::B },
+    "reboot": Command::Reboot,
+    "confirm": Command::Confirm,
+    "rollback": Command::Rollback { reason: _ },
+    "reject a": Command::Reject { slot: SlotId::A, reason: _ },
+    "reject b": Command::Reject { slot: SlotId::B, reason: _ },
+    "retry one": Command::Retry { manifest: Some(_) },
+    "retry all": Command::Retry { manifest: None },
+    "cancel": Command::Cancel,
+});
+
+kinds!(event_kind, EVENTS, Event {
+    "tick": Event::Tick,
+    "command": Event::Command(_),
+    "facts": Event::Done { ticket: _, result: Ok(Finished::Facts(_)) },
+    "answers": Event::Done { ticket: _, result: Ok(Finished::Answers(_)) },
+    "manifest": Event::Done { ticket: _, result: Ok(Finished::Manifest(_)) },
+    "installed": Event::Done { ticket: _, result: Ok(Finished::Installed(_)) },
+    "verified": Event::Done { ticket: _, result: Ok(Finished::Verified) },
+    "health": Event::Done { ticket: _, result: Ok(Finished::Health(_)) },
+    "rebooting": Event::Done { ticket: _, result: Ok(Finished::Rebooting) },
+    "failure": Event::Done { ticket: _, result: Err(_) },
+    "policy": Event::Policy(_),
+    "vital journal": Event::PersistFailed { vital: true, failure: _ },
+    "journal": Event::PersistFailed { vital: false, failure: _ },
+    "reported": Event::Reported { sequence: _ },
+});
+
+#[test]
+fn no_kind_of_event_is_left_out() {
+    let mut world = World::new();
+    let events = events(&mut world, Ticket(1));
+    let commands = events.iter().filter_map(|event| match event {
+        Event::Command(command) => Some(command_kind(command)),
+        _ => None,
+    });
+    assert_eq!(commands.collect::<BTreeSet<_>>(), COMMANDS.iter().copied().collect());
+    assert_eq!(events.iter().map(event_kind).collect::<BTreeSet<_>>(), EVENTS.iter().copied().collect());
+}
+
 fn commands() -> Vec<Command> {
     let intent = Intent { activate: true, reboot: true, ..Intent::default() };
     let source = updater_core::release::Source::Path("/dev/stdin".into());
@@ -284,6 +344,7 @@ fn commands() -> Vec<Command> {
         Command::Reject { slot: SlotId::A, reason: "words".into() },
         Command::Reject { slot: SlotId::B, reason: "words".into() },
         Command::Retry { manifest: None },
+        Command::Retry { manifest: Some(world::region::release(2).manifest_sha256) },
         Command::Cancel,
     ]
 }

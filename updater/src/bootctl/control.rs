@@ -1,5 +1,7 @@
 //! The seam's real version: a backend, plus what the kernel says of this boot.
 
+use std::fs;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use updater_core::facts::{BootFacts, BootId, SlotBoot};
@@ -16,13 +18,21 @@ pub struct Control {
     booted: Option<SlotId>,
     /// Boots the running slot gets when the state had to be made anew.
     repair_tries: u8,
+    /// Holds the id of the boot in which the self-test passed last.
+    tested: Option<PathBuf>,
 }
 
 impl Control {
     /// `boot_id` is `/proc/sys/kernel/random/boot_id`; `booted` as found by [`crate::slots::booted`].
     #[must_use]
     pub fn new(loader: Box<dyn Loader>, boot_id: BootId, booted: Option<SlotId>, repair_tries: u8) -> Self {
-        Self { loader: Mutex::new(loader), boot_id, booted, repair_tries }
+        Self { loader: Mutex::new(loader), boot_id, booted, repair_tries, tested: None }
+    }
+
+    /// The same, remembering in `file` that the self-test passed.
+    #[must_use]
+    pub fn remembering(self, file: PathBuf) -> Self {
+        Self { tested: Some(file), ..self }
     }
 
     /// A poisoned lock means that a backend panicked; its state is on disk, not in memory.
@@ -99,6 +109,20 @@ impl seams::BootControl for Control {
         let mut loader = self.loader();
         Ok(self.mended(loader.as_mut(), |loader| loader.self_test())?)
     }
+
+    fn self_test_once(&self) -> Result<(), seams::BootError> {
+        let this = self.boot_id.0.as_str();
+        let known = self.tested.as_ref().and_then(|file| fs::read_to_string(file).ok());
+        if known.is_some_and(|known| !this.is_empty() && known.trim() == this) {
+            return Ok(());
+        }
+        self.self_test()?;
+        if let Some(file) = &self.tested {
+            // Not synced: when it is lost, or can not be written, the next start tests again.
+            let _ = fs::write(file, format!("{this}\n"));
+        }
+        Ok(())
+    }
 }
 
 impl From<BootError> for seams::BootError {
@@ -112,5 +136,60 @@ impl From<BootError> for seams::BootError {
         };
         let cause = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
         Self::new(kind, format!("{error}{cause}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use updater_core::slot::PerSlot;
+
+    use super::*;
+    use crate::seams::BootControl as _;
+
+    /// Counts how often it is tested, and is well from the second time on.
+    struct Counting(Arc<AtomicU32>);
+
+    impl Loader for Counting {
+        fn records(&self) -> Result<PerSlot<SlotBoot>, BootError> {
+            Ok(PerSlot::default())
+        }
+        fn clear(&mut self, _: SlotId) -> Result<(), BootError> {
+            Ok(())
+        }
+        fn arm(&mut self, _: SlotId, _: u8) -> Result<(), BootError> {
+            Ok(())
+        }
+        fn confirm(&mut self, _: SlotId) -> Result<(), BootError> {
+            Ok(())
+        }
+        fn reject(&mut self, _: SlotId) -> Result<(), BootError> {
+            Ok(())
+        }
+        fn self_test(&mut self) -> Result<(), BootError> {
+            match self.0.fetch_add(1, Ordering::SeqCst) {
+                0 => Err(BootError::NotReady("not mounted".into())),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_start_tests_once_in_each_boot_and_again_after_a_failure() {
+        let state = tempfile::tempdir().unwrap();
+        let tests = Arc::new(AtomicU32::new(0));
+        let start = |boot: &str| {
+            let control = Control::new(Box::new(Counting(tests.clone())), BootId(boot.into()), Some(SlotId::A), 3);
+            let passed = control.remembering(state.path().join("boot-tested")).self_test_once().is_ok();
+            (passed, tests.load(Ordering::SeqCst))
+        };
+        assert_eq!(start("one"), (false, 1));
+        assert_eq!(start("one"), (true, 2));
+        assert_eq!(start("one"), (true, 2));
+        assert_eq!(start("two"), (true, 3));
+        // A kernel that says no boot id proves nothing.
+        assert_eq!((start(""), start("")), ((true, 4), (true, 5)));
     }
 }

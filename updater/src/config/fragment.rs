@@ -24,6 +24,17 @@ pub enum ImageKind {
     Tree,
 }
 
+/// What network checks are for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkChecks {
+    /// They are reported.
+    #[default]
+    Advisory,
+    /// Those that passed in the old system just before the restart must pass in the new one.
+    Required,
+}
+
 /// Tells which keys a value has.
 trait Knows {
     /// True when `path` (empty: the value itself) is something that is read.
@@ -33,7 +44,7 @@ trait Knows {
 macro_rules! leaf {
     ($($ty:ty),+) => { $( impl Knows for $ty { fn knows(path: &[&str]) -> bool { path.is_empty() } } )+ };
 }
-leaf!(String, PathBuf, bool, u8, u32, u64, Mode, ImageKind, Weekday);
+leaf!(String, PathBuf, bool, u8, u32, u64, Mode, ImageKind, NetworkChecks, Weekday);
 
 /// An array is one value; what its tables hold is not looked at.
 impl<T> Knows for Vec<T> {
@@ -212,6 +223,8 @@ fragment! {
         check_timeout_seconds: u64,
         /// Run the new system's own updater, read-only, before a restart.
         rehearsal: bool,
+        /// What the checks in `network.d` are for.
+        network_checks: NetworkChecks,
     }
 }
 fragment! {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use sha2::Sha256;
 use updater_core::policy::{Device, HealthPolicy, Policy};
 
-use super::{Config, under};
+use super::{Config, NetworkChecks, under};
 
 /// When this image was built, RFC 3339, one line; written by the package and by image recipes.
 const BUILD_TIME: &str = "/usr/lib/flipside/build-time";
@@ -32,7 +32,12 @@ impl Config {
             allow_metered: !self.limits.avoid_metered,
             min_battery: Some(self.limits.minimum_battery_percent).filter(|p| *p > 0),
             tries: self.boot.tries,
-            health: HealthPolicy { deadline: self.health.deadline, soak: self.health.soak, ..HealthPolicy::default() },
+            health: HealthPolicy {
+                deadline: self.health.deadline,
+                soak: self.health.soak,
+                network_required: self.health.network_checks == NetworkChecks::Required,
+                ..HealthPolicy::default()
+            },
             ..Policy::default()
         }
     }

@@ -157,3 +157,16 @@ fn the_shipped_file_is_right_with_and_without_its_comments() {
     assert!(loaded.findings.is_empty(), "{:?}\n{uncommented}", loaded.findings);
     assert!(loaded.values.len() > 30, "{}", loaded.values.len());
 }
+
+#[test]
+fn network_checks_decide_only_where_it_is_said() {
+    for (said, required) in
+        [("", false), ("network_checks = \"advisory\"", false), ("network_checks = \"required\"", true)]
+    {
+        let root = tempfile::tempdir().unwrap();
+        write(root.path(), "etc/flipside/flipside.toml", &format!("{COMPLETE}\n[health]\n{said}\n"));
+        let loaded = load(root.path());
+        assert!(loaded.findings.is_empty(), "{:?}", loaded.findings);
+        assert_eq!(loaded.config.policy().health.network_required, required, "{said}");
+    }
+}

@@ -8,7 +8,7 @@ use bundle::approval::{Weekday, Window};
 use updater_core::policy::{Mode, Pin};
 
 use super::Severity;
-use super::fragment::{Fragment, ImageFragment, ImageKind, WindowFragment};
+use super::fragment::{Fragment, ImageFragment, ImageKind, NetworkChecks, WindowFragment};
 use crate::slots::folder::overlap;
 
 /// What is in force. A value of a wrong or missing part is its safe default, and a finding says so.
@@ -147,6 +147,8 @@ pub struct Health {
     pub check_timeout: Duration,
     /// Whether the new system's own updater is run before a restart.
     pub rehearsal: bool,
+    /// What the checks in `network.d` are for.
+    pub network_checks: NetworkChecks,
 }
 
 /// When downloads and restarts may happen, local time; none = always.
@@ -261,6 +263,7 @@ impl Config {
                 soak: seconds(health.soak_seconds, 10),
                 check_timeout: seconds(health.check_timeout_seconds, 30),
                 rehearsal: health.rehearsal.unwrap_or(true),
+                network_checks: health.network_checks.unwrap_or_default(),
             },
             windows: Windows { download: self::windows(windows.download), reboot: self::windows(windows.reboot) },
             clock: Clock { trust_rtc: f.clock.and_then(|c| c.trust_rtc).unwrap_or(false) },

@@ -126,7 +126,8 @@ impl Device {
     /// The boot loader's state.
     #[must_use]
     pub fn boot_control(&self) -> Control {
-        Control::new(self.loader(), self.boot_id(), self.booted(), self.loaded.config.boot.tries)
+        let tries = self.loaded.config.boot.tries;
+        Control::new(self.loader(), self.boot_id(), self.booted(), tries).remembering(self.state.join("boot-tested"))
     }
 
     fn loader(&self) -> Box<dyn Loader> {

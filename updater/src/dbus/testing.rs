@@ -134,7 +134,6 @@ impl PaperEngine {
                         lines: Vec::new(),
                     }),
                     Command::History => Reply::History(vec![outcome()]),
-                    Command::Poke => Reply::Done,
                 };
                 let _ = reply.send(answer);
             }

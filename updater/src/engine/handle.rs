@@ -15,8 +15,6 @@ pub enum Command {
     Explain,
     /// The last outcomes, oldest first. Answered with `History`.
     History,
-    /// Something around the device changed (an inhibitor, a link): ask the gate again. Answered with `Done`.
-    Poke,
 }
 
 /// The engine's answer.

@@ -4,11 +4,13 @@
 //! runs beside it, one piece at a time (`work`), so that commands and status questions are always answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use updater_core::effect::Effect;
 use updater_core::event::Failure;
+use updater_core::facts::BootFacts;
 use updater_core::journal;
 use updater_core::machine::{Machine, Setup};
 
@@ -25,6 +27,8 @@ mod work;
 
 pub use handle::{Command, EngineGone, Handle, Reply};
 
+/// The test of boot control may hold up the start for so long. Whoever started us over the bus waits 25 s.
+const SELF_TEST_LIMIT: Duration = Duration::from_secs(5);
 /// Requests that may wait; more callers wait for a place.
 const COMMAND_QUEUE: usize = 16;
 
@@ -71,15 +75,39 @@ pub async fn spawn(setup: Setup, seams: Seams) -> (Handle, JoinHandle<()>) {
     let facts =
         work::blocking(move || boot.facts().map_err(|error| work::boot_failure(&error))).await.unwrap_or_else(Err);
 
+    let doubt = test_boot_control(&seams.boot, &facts).await;
+
     let now = seams.clock.now();
     let policy = setup.policy.clone();
-    let (machine, effects) = Machine::start(setup, journal, facts, &now);
+    let (mut machine, effects) = Machine::start(setup, journal, facts, &now);
+    if let Some(failure) = doubt {
+        machine.doubt_boot_control(&now, &failure);
+    }
     let (commands, requests) = mpsc::channel(COMMAND_QUEUE);
     let (status_sender, status) = watch::channel(machine.status(&now));
     let (idle_sender, idle) = watch::channel(false);
     let handle = Handle { commands, status, idle };
     let task = task::Engine::new(machine, policy, seams, status_sender, idle_sender);
     (handle, tokio::spawn(task.run(effects, requests)))
+}
+
+/// Whether an update could be switched to and counted, told before one is there. Not while the running slot is on trial:
+/// nothing may stand between a new system and its confirmation or its fallback.
+async fn test_boot_control(boot: &Arc<dyn BootControl>, facts: &Result<BootFacts, Failure>) -> Option<Failure> {
+    facts.as_ref().ok()?.confirmed_booted()?;
+    let boot = Arc::clone(boot);
+    let test = work::blocking(move || boot.self_test_once().map_err(|error| work::boot_failure(&error)));
+    let Ok(tested) = tokio::time::timeout(SELF_TEST_LIMIT, test).await else {
+        tracing::warn!("the test of boot control takes long; starting without its result");
+        return None;
+    };
+    let failure = tested.and_then(|tested| tested).err()?;
+    tracing::warn!(
+        reason = %failure.reason,
+        detail = failure.detail,
+        "boot control does not work; no update can be installed before that is mended"
+    );
+    Some(failure)
 }
 
 /// The journal, or an empty one: the boot loader then tells what is going on.

@@ -106,10 +106,6 @@ impl Engine {
             Command::History => {
                 let _ = reply.send(Reply::History(self.machine.journal().history.clone()));
             }
-            Command::Poke => {
-                self.step(Event::Tick, None).await;
-                let _ = reply.send(Reply::Done);
-            }
         }
     }
 

@@ -27,7 +27,8 @@ pub(super) async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send +
 /// Does it, or ends early when asked to stop: a health check that hangs must not keep the fallback waiting. What changes
 /// the disk or the boot loader's state is never dropped half-way; installs look at the wish to stop themselves.
 pub(super) async fn perform(work: Work, context: &Context) -> Result<Finished, Failure> {
-    let only_looks = matches!(work, Work::Ask { .. } | Work::ReadManifest { .. } | Work::CheckHealth { .. });
+    let only_looks =
+        matches!(work, Work::Ask { .. } | Work::ReadManifest { .. } | Work::CheckHealth { .. } | Work::CheckNetwork);
     if !only_looks {
         return carry_out(work, context).await;
     }
@@ -62,6 +63,7 @@ async fn carry_out(work: Work, context: &Context) -> Result<Finished, Failure> {
         Work::Confirm { slot } => boot(seams, move |boot| boot.confirm(slot)).await,
         Work::Reject { slot } => boot(seams, move |boot| boot.reject(slot)).await,
         Work::CheckHealth { .. } => Ok(Finished::Health(seams.health.check().await)),
+        Work::CheckNetwork => Ok(Finished::Health(seams.health.network().await)),
         Work::Reboot => match seams.rebooter.reboot().await {
             Ok(()) => Ok(Finished::Rebooting),
             Err(error) => Err(internal(format!("the reboot was not accepted: {error}"))),

@@ -46,9 +46,14 @@ impl HealthProbe for SystemHealth {
             let mut checks = configuration::judge(&self.root, &self.findings);
             let (units, starting) = self.units().await;
             checks.extend(units);
-            checks.extend(self.programs(starting).await);
+            checks.extend(self.programs(folders::find(&self.root), starting).await);
             HealthReport { checks }
         })
+    }
+
+    fn network(&self) -> BoxFuture<'_, HealthReport> {
+        let checks = folders::find(&self.root).into_iter().filter(folders::Check::needs_network).collect();
+        Box::pin(async move { HealthReport { checks: self.programs(checks, false).await } })
     }
 }
 
@@ -65,10 +70,10 @@ impl SystemHealth {
         }
     }
 
-    /// Runs all programs at once: a slow one must not eat the time of the others.
-    async fn programs(&self, starting: bool) -> Vec<HealthCheck> {
+    /// Runs all of them at once: a slow one must not eat the time of the others.
+    async fn programs(&self, found: Vec<folders::Check>, starting: bool) -> Vec<HealthCheck> {
         let mut tasks = tokio::task::JoinSet::new();
-        for check in folders::find(&self.root) {
+        for check in found {
             let limit = self.config.check_timeout;
             tasks.spawn(async move {
                 let run = program::run(&check.path, &[], limit).await;

@@ -45,6 +45,30 @@ async fn every_program_gets_its_verdict() {
 }
 
 #[tokio::test]
+async fn network_checks_alone_are_asked_before_a_reboot() {
+    let root = tempfile::tempdir().unwrap();
+    program(root.path(), "usr/lib/flipside/health.d/10-good", "exit 0");
+    program(root.path(), "usr/lib/flipside/health.d/network.d/50-gateway", "exit 0");
+    program(root.path(), "etc/flipside/health.d/network.d/60-cloud", "exit 1");
+    let health = health(root.path(), Systemd::Unreachable);
+    let seen = |report: HealthReport| -> Vec<_> {
+        report
+            .checks
+            .into_iter()
+            .filter(|c| c.name.contains("network"))
+            .map(|c| (c.name, c.required, c.verdict))
+            .collect()
+    };
+    let before = health.network().await;
+    assert_eq!(before.checks.len(), 2);
+    let before = seen(before);
+    let expected = [("50-gateway", Verdict::Passed), ("60-cloud", Verdict::Failed)];
+    assert_eq!(before, expected.map(|(name, verdict)| (format!("program:network/{name}"), false, verdict)));
+    // By the same names as on trial.
+    assert_eq!(seen(health.check().await), before);
+}
+
+#[tokio::test]
 async fn a_systemd_that_can_not_be_asked_is_never_silently_good() {
     let root = tempfile::tempdir().unwrap();
     let report = health(root.path(), Systemd::Unreachable).check().await;

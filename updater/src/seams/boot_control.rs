@@ -26,8 +26,14 @@ pub trait BootControl: Send + Sync {
     fn reject(&self, slot: SlotId) -> Result<BootFacts, BootError>;
 
     /// Proves that state can be read and written and that counting is really in effect. Changes nothing that counts.
-    /// Asked at start and before the first byte of an update is written.
+    /// Asked before the first byte of an update is written.
     fn self_test(&self) -> Result<(), BootError>;
+
+    /// The same, asked at each start of the daemon. What was proven in this boot need not be proven again: whoever reads
+    /// the status starts the daemon, and the test writes.
+    fn self_test_once(&self) -> Result<(), BootError> {
+        self.self_test()
+    }
 }
 
 /// What was being done when it failed.

@@ -207,6 +207,7 @@ pub fn request(release: &ReleaseRef, source: Source) -> InstallRequest {
         rollback_floor: 0,
         size: 0,
         offered_at: None,
+        network: Vec::new(),
     };
     InstallRequest { update, booted: SlotId::A }
 }

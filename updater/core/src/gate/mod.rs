@@ -156,6 +156,21 @@ pub fn ask_to_leave(inputs: &Inputs<'_>, candidate: &Candidate<'_>) -> Lines {
     lines
 }
 
+/// Asks only what needs no document: this device's mode, slot, clock, hours and surroundings. A no here makes it needless
+/// to ask anybody else.
+#[must_use]
+pub fn ask_here(inputs: &Inputs<'_>, point: Point, candidate: &Candidate<'_>) -> Verdict {
+    let mut lines = Lines::default();
+    local::mode(&mut lines, inputs, point, candidate);
+    local::slot(&mut lines, inputs);
+    if !inputs.policy.standalone {
+        time::clock(&mut lines, inputs);
+    }
+    local::windows(&mut lines, inputs, point, candidate, None);
+    local::surroundings(&mut lines, inputs, point, candidate);
+    Verdict { decision: lines.decide(), rollout: None, lines: lines.into_vec() }
+}
+
 /// The entries that name exactly this release, highest priority first.
 fn entries_for<'a>(approval: &'a Approval, release: &ReleaseRef) -> Vec<&'a Entry> {
     let mut entries: Vec<_> = approval.entries.iter().filter(|entry| entry.release == *release).collect();

@@ -270,4 +270,17 @@ pub struct Retry {
     /// Not before this, by the device's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
+    /// When that was written, by the same clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+}
+
+impl Retry {
+    /// Until when nobody is to be asked, if that is still ahead at `wall`. A date further away than any backoff, or one
+    /// that was written later than now, came from a clock that was wrong.
+    #[must_use]
+    pub fn still(&self, wall: Timestamp) -> Option<Timestamp> {
+        let ahead = |at: &Timestamp| *at > wall && at.duration_since(wall).as_secs() <= 24 * 3600;
+        self.not_before.filter(ahead).filter(|_| self.since.is_none_or(|since| since <= wall))
+    }
 }

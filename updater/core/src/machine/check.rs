@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bundle::reason::Reason;
 
-use super::{Machine, Mood, Ordered, Out, Search, backoff};
+use super::{Asked, Machine, Mood, Ordered, Out, Search};
 use crate::effect::{Refusal, Work};
 use crate::event::{Failure, Finished};
 use crate::gate::select::{Choice, choose};
@@ -18,11 +18,6 @@ use crate::status::Finding;
 
 /// Documents younger than this are not fetched again for the next question.
 const FRESH: Duration = Duration::from_secs(60);
-/// How soon to look again where a change comes within minutes: an application at work, a clock being set.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
-/// Longest sleep towards an instant of the wall clock: clocks are set, and summer time begins.
-const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
-
 impl Machine {
     pub(super) fn tick_idle(&mut self, now: &Now, due: bool, out: &mut Out) {
         if due && self.policy().mode != Mode::Off {
@@ -41,48 +36,45 @@ impl Machine {
             self.wait_for(now, Reason::Disabled, "", None);
             return Err(super::refuse(Reason::Disabled, Reason::Disabled.sentence()));
         }
-        let not_before = self.journal.retry.not_before.filter(|at| *at > now.wall && !search.by_operator);
-        // A date further away than any backoff was written under a wrong clock.
-        let sane = not_before.filter(|at| at.duration_since(now.wall).as_secs() <= 24 * 3600);
-        if let Some(until) = sane {
-            let reason = self.last_error.as_ref().map_or(Reason::Network, |problem| problem.reason);
-            self.wait_for(now, reason, "waiting before the next try", Some(until));
-            self.wake_at_wall(now, until);
+        if !search.by_operator && self.is_patient(now) {
             return Ok(());
         }
         self.enter(Phase::Idle, Mood::Checking(search));
-        self.run(Ordered::Ask(None, true), Work::Ask { point: None, fetch: true }, out);
+        self.run(Ordered::Ask(None, Asked::Fetched), Work::Ask { point: None, fetch: true }, out);
         Ok(())
     }
 
     /// Asks the gate about the update at hand.
     pub(super) fn ask(&mut self, now: &Now, point: Point, out: &mut Out) {
         let busy = self.order.as_ref().is_some_and(|order| matches!(order.what, Ordered::Ask(..) | Ordered::Manifest));
-        if busy {
+        if busy && !self.is_free() {
             return;
         }
-        let age = self.answers.as_ref().map(|(_, at)| now.uptime.saturating_sub(*at));
-        let fetch = age.is_none_or(|age| age > FRESH);
-        self.run(Ordered::Ask(Some(point), fetch), Work::Ask { point: Some(point), fetch }, out);
+        let fetched = self.answers.as_ref().and_then(|(_, at)| *at);
+        let fresh = fetched.is_some_and(|at| now.uptime.saturating_sub(at) <= FRESH);
+        let asked = if fresh { Asked::Fresh } else { Asked::Fetched };
+        self.run(Ordered::Ask(Some(point), asked), Work::Ask { point: Some(point), fetch: !fresh }, out);
     }
 
     pub(super) fn answered(
         &mut self,
         now: &Now,
         point: Option<Point>,
-        fetched: bool,
+        asked: Asked,
         result: Result<Finished, Failure>,
         out: &mut Out,
     ) {
         match result {
             Ok(Finished::Answers(mut answers)) => {
-                let young = self.answers.as_ref().filter(|(_, at)| now.uptime.saturating_sub(*at) <= FRESH);
+                if let (Some(point), Asked::Around(occasion)) = (point, asked) {
+                    return self.looked_around(now, point, occasion, *answers, out);
+                }
                 // When only the surroundings were asked for, the documents of a moment ago still count.
-                if let Some((known, at)) = young.filter(|_| !fetched).cloned() {
+                if let Some((known, at)) = self.answers.take().filter(|_| asked == Asked::Fresh) {
                     answers.documents = known.documents;
                     self.answers = Some((answers, at));
                 } else {
-                    self.answers = Some((answers, now.uptime));
+                    self.answers = Some((answers, (asked == Asked::Fetched).then_some(now.uptime)));
                 }
                 self.accept_documents(now);
                 self.accept_recall();
@@ -120,7 +112,7 @@ impl Machine {
                 let failures = self.document_failure();
                 let transient = matches!(nothing.reason, Reason::ApprovalMissing | Reason::ApprovalStale)
                     || failures.as_ref().is_some_and(|failure| failure.reason == nothing.reason);
-                let retry_after = failures.and_then(|failure| failure.retry_after);
+                let retry_after = self.asked_for();
                 if nothing.reason != Reason::NoUpdate {
                     let failure = Failure::new(nothing.reason, nothing.detail.clone());
                     self.fail(now, &failure);
@@ -179,10 +171,15 @@ impl Machine {
 
     /// The gate's answer for the update at hand, with the documents at hand.
     pub(super) fn verdict(&self, now: &Now, point: Point) -> Option<Verdict> {
+        self.with_candidate(now, |inputs, candidate| ask(inputs, point, candidate))
+    }
+
+    /// Gives `ask` the update at hand and what the gate may look at.
+    pub(super) fn with_candidate<T>(&self, now: &Now, ask: impl FnOnce(&Inputs<'_>, &Candidate<'_>) -> T) -> Option<T> {
         let update = self.journal.phase.update()?;
         let over_network = matches!(update.source, Source::Urls(_));
         let candidate = Candidate { release: &update.release, intent: update.intent, over_network };
-        self.with_inputs(now, |inputs| ask(inputs, point, &candidate))
+        self.with_inputs(now, |inputs| ask(inputs, &candidate))
     }
 
     fn decide(&mut self, now: &Now, point: Point, out: &mut Out) {
@@ -194,7 +191,7 @@ impl Machine {
     }
 
     /// Goes on, waits or gives up, as the gate says.
-    fn obey(&mut self, now: &Now, point: Point, verdict: Verdict, out: &mut Out) {
+    pub(super) fn obey(&mut self, now: &Now, point: Point, verdict: Verdict, out: &mut Out) {
         if let (Some(rollout), Some(update)) = (&verdict.rollout, self.journal.phase.update_mut()) {
             update.rollout = Some(rollout.clone());
         }
@@ -273,8 +270,10 @@ impl Machine {
                 | Reason::Recalled
         );
         match (&self.journal.phase, point) {
-            (Phase::Offered(_) | Phase::Approved(_) | Phase::Writing(_), _) if refused && !in_force => {
-                self.back_off(now, None);
+            (Phase::Offered(_) | Phase::Approved(_) | Phase::Writing(_) | Phase::Staged(_), _)
+                if refused && !in_force =>
+            {
+                self.back_off(now, self.asked_for());
             }
             (Phase::Offered(_) | Phase::Approved(_), _) if refused => self.enter(Phase::Idle, Mood::Plain),
             // What is in the slot stays there and is not fetched again if the answer changes.
@@ -282,17 +281,6 @@ impl Machine {
             (Phase::Staged(_), _) if refused && over && in_force => self.enter(Phase::Idle, Mood::Plain),
             (Phase::Armed { .. }, _) if refused || !is_local(reason) => self.disarm(out),
             _ => {}
-        }
-    }
-
-    fn schedule_wait(&mut self, now: &Now, reason: Reason, until: Option<jiff::Timestamp>) {
-        if let Some(until) = until {
-            self.wake_at_wall(now, until);
-        } else if matches!(reason, Reason::Inhibited | Reason::ClockUntrusted) {
-            self.wake_in(now, LOOK_AGAIN);
-        } else {
-            // A link or a battery may stay as it is for days: the timer that starts the daemon asks again.
-            self.wake_for_poll(now);
         }
     }
 
@@ -309,32 +297,6 @@ impl Machine {
             self.journal.retry = crate::journal::Retry::default();
             self.wake_for_poll(now);
         }
-    }
-
-    /// Waits longer after each failure in a row.
-    pub(super) fn back_off(&mut self, now: &Now, retry_after: Option<Duration>) {
-        let retry = &mut self.journal.retry;
-        retry.failures = retry.failures.saturating_add(1);
-        let delay = backoff(&self.setup.policy.retry, retry.failures, now.random, retry_after);
-        retry.not_before =
-            jiff::SignedDuration::try_from(delay).ok().and_then(|delay| now.wall.checked_add(delay).ok());
-        if let (Some(waiting), until) = (&mut self.waiting, retry.not_before) {
-            waiting.until = waiting.until.or(until);
-        }
-        self.wake_in(now, delay);
-    }
-
-    pub(super) fn wake_at_wall(&mut self, now: &Now, at: jiff::Timestamp) {
-        let delay = Duration::try_from(at.duration_since(now.wall)).unwrap_or_default();
-        self.wake_in(now, delay.clamp(Duration::from_secs(1), LONGEST_SLEEP));
-    }
-
-    /// Sleeps until the next look, where the daemon looks by itself. A tenth of jitter keeps a fleet out of step.
-    pub(super) fn wake_for_poll(&mut self, now: &Now) {
-        self.wake = self.policy().poll.map(|poll| {
-            let tenth = u64::try_from(poll.as_millis() / 10).unwrap_or(u64::MAX).max(1);
-            now.uptime.saturating_add(poll).saturating_add(Duration::from_millis(now.random % tenth))
-        });
     }
 
     /// Gives `ask` what the gate may look at; none before the first answers.
@@ -386,5 +348,6 @@ fn offer(now: &Now, verified: &VerifiedManifest, search: Search, target: crate::
         rollback_floor: verified.manifest.rollback_floor,
         size: verified.raw_size(),
         offered_at: Some(now.wall),
+        network: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 use bundle::digest::Digest;
 use bundle::reason::Reason;
 
-use super::{Machine, Mood, Ordered, Out, Search, Trouble, refuse};
+use super::{Machine, Mood, Occasion, Ordered, Out, Search, Trouble, refuse};
 use crate::effect::{Effect, Refusal, Work};
 use crate::event::Command;
 use crate::gate::Point;
@@ -44,15 +44,18 @@ impl Machine {
             Phase::Idle | Phase::RolledBack { .. } => {
                 self.begin_check(now, Search { by_operator, ..Search::default() }, out)?;
             }
-            Phase::Offered(_) | Phase::Approved(_) | Phase::Staged(_) | Phase::Armed { .. } if self.order.is_none() => {
+            Phase::Offered(_) | Phase::Approved(_) | Phase::Staged(_) | Phase::Armed { .. } if self.is_free() => {
                 // Asked for news: what was fetched a moment ago does not do.
                 if by_operator {
                     self.answers = None;
                 }
-                self.ask(now, self.point(), out);
+                if by_operator || !self.is_patient(now) {
+                    self.ask(now, self.point(), out);
+                }
             }
+            Phase::Writing(_) if by_operator && self.is_free() => self.rewrite(now, out),
             // A timer does not cut a backoff short; where nothing else wakes the device, it must.
-            Phase::Writing(_) if self.order.is_none() && (by_operator || self.wake.is_none()) => self.rewrite(now, out),
+            Phase::Writing(_) if self.wake.is_none() => self.look_around(Point::Download, Occasion::Wait, out),
             Phase::Trying(_) | Phase::Reverting(_) => {
                 return Err(refuse(Reason::BootedSlotUnconfirmed, Reason::BootedSlotUnconfirmed.sentence()));
             }
@@ -113,7 +116,7 @@ impl Machine {
     }
 
     fn ask_unless_busy(&mut self, now: &Now, out: &mut Out) {
-        if self.order.is_none() {
+        if self.is_free() {
             self.ask(now, self.point(), out);
         }
     }

@@ -2,7 +2,7 @@
 
 use bundle::reason::Reason;
 
-use super::{Machine, Mood, Ordered, Out};
+use super::{Machine, Mood, Occasion, Ordered, Out};
 use crate::effect::Work;
 use crate::event::{Failure, Finished};
 use crate::facts::{BootFacts, SlotBoot};
@@ -157,14 +157,9 @@ impl Machine {
         }
     }
 
-    pub(super) fn tick_install(&mut self, now: &Now, due: bool, out: &mut Out) {
-        if self.order.is_some() || !due && self.wake.is_some() {
-            return;
-        }
-        match &self.journal.phase {
-            Phase::Approved(_) => self.ask(now, Point::Download, out),
-            Phase::Writing(_) | Phase::Verifying(_) => self.rewrite(now, out),
-            _ => {}
+    pub(super) fn tick_install(&mut self, due: bool, out: &mut Out) {
+        if due || self.wake.is_none() {
+            self.look_around(Point::Download, Occasion::Wait, out);
         }
     }
 
@@ -195,7 +190,8 @@ impl Machine {
             self.enter(Phase::Idle, Mood::Plain);
             self.wake_for_poll(now);
         } else if self.waiting.is_none() {
-            self.ask(now, Point::Activate, out);
+            // Taking back an arming had been interrupted.
+            self.look_around(Point::Activate, Occasion::Start, out);
         } else if self.wake.is_none() {
             // Taken back because of the gate; its answer may change.
             self.wake_for_poll(now);

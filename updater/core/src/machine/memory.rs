@@ -139,6 +139,12 @@ impl Machine {
         self.last_error = Some(problem(now, failure.reason, &failure.detail, None));
     }
 
+    /// Boot control did not pass its test at the start. Shown; nothing follows from it before a slot is to be written, and
+    /// then it is tested again.
+    pub fn doubt_boot_control(&mut self, now: &Now, failure: &Failure) {
+        self.fail(now, failure);
+    }
+
     /// Shows why it is not going on.
     pub(super) fn wait_for(&mut self, now: &Now, reason: Reason, detail: &str, until: Option<Timestamp>) {
         self.waiting = Some(problem(now, reason, detail, until));

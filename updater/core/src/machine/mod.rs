@@ -6,8 +6,8 @@
 //!
 //! Each state's behaviour is a file: `check` (Idle, Checking, Offered), `install` (Approved to Staged), `switch`
 //! (Armed), `trial` (Trying, Good), `revert` (Reverting, RolledBack, Degraded). `command` is what operators may do,
-//! `recall` what
-//! happens to a running release that its vendor took back, `reconcile` what a start means, `view` what is shown.
+//! `recall` what happens to a running release that its vendor took back, `reconcile` what a start means, `waiting` what
+//! costs nobody anything in between, `view` what is shown.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,6 +38,7 @@ mod switch;
 pub mod transitions;
 mod trial;
 mod view;
+mod waiting;
 
 pub use backoff::backoff;
 
@@ -77,8 +78,9 @@ pub struct Machine {
     next_ticket: u64,
     /// Uptime at which to look again.
     wake: Option<Duration>,
-    /// The last answers to the gate's questions, and when they came (uptime).
-    answers: Option<(Box<Answers>, Duration)>,
+    /// The last answers to the gate's questions, and when their documents were fetched (uptime); none: they are the
+    /// stored copy.
+    answers: Option<(Box<Answers>, Option<Duration>)>,
     trial: TrialRun,
     /// Failures in a row of the work at hand, in this process.
     stumbles: u32,
@@ -139,8 +141,8 @@ struct Order {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ordered {
     Facts,
-    /// For which question, and whether documents were fetched for it.
-    Ask(Option<Point>, bool),
+    /// For which question, and with what.
+    Ask(Option<Point>, Asked),
     Manifest,
     Clear,
     /// Clear to take back an arming; nothing follows.
@@ -153,7 +155,29 @@ enum Ordered {
     /// Reject the other slot on an operator's word; nothing follows.
     RejectOther,
     Health,
+    /// What works over the network before the reboot.
+    Network,
     Reboot,
+}
+
+/// With what a question is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// Documents that were fetched for it.
+    Fetched,
+    /// Documents of a moment ago.
+    Fresh,
+    /// What is around the device, before anybody else is asked.
+    Around(Occasion),
+}
+
+/// Why the machine looks around.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    /// Whoever reads the status starts the daemon: that alone is no reason to ask a server.
+    Start,
+    /// A wait may be over.
+    Wait,
 }
 
 /// The trial of this boot, as seen by this process.
@@ -275,10 +299,10 @@ impl Machine {
             Mood::Degraded(trouble) => self.tick_degraded(now, *trouble, due, out),
             Mood::Plain | Mood::Good => match &self.journal.phase {
                 Phase::Idle | Phase::RolledBack { .. } => self.tick_idle(now, due, out),
-                Phase::Offered(_) => self.ask(now, Point::Download, out),
-                Phase::Approved(_) | Phase::Writing(_) | Phase::Verifying(_) => self.tick_install(now, due, out),
-                Phase::Staged(_) => self.ask(now, Point::Activate, out),
-                Phase::Armed { .. } => self.tick_armed(now, due, out),
+                Phase::Offered(_) => self.look_around(Point::Download, Occasion::Wait, out),
+                Phase::Approved(_) | Phase::Writing(_) | Phase::Verifying(_) => self.tick_install(due, out),
+                Phase::Staged(_) => self.look_around(Point::Activate, Occasion::Wait, out),
+                Phase::Armed { .. } => self.tick_armed(due, out),
                 Phase::Trying(_) => self.tick_trial(now, due, out),
                 Phase::Reverting(_) => self.tick_reverting(due, out),
             },
@@ -292,7 +316,7 @@ impl Machine {
         }
         match order.what {
             Ordered::Facts => self.facts_read(now, result, out),
-            Ordered::Ask(point, fetched) => self.answered(now, point, fetched, result, out),
+            Ordered::Ask(point, asked) => self.answered(now, point, asked, result, out),
             Ordered::Manifest => self.manifest_read(now, result, out),
             Ordered::Clear => self.cleared(now, result, out),
             Ordered::Install => self.installed(now, result, out),
@@ -301,6 +325,7 @@ impl Machine {
             Ordered::Confirm => self.confirmed(now, result, out),
             Ordered::Reject => self.rejected(now, result, out),
             Ordered::Health => self.health_seen(now, result, out),
+            Ordered::Network => self.network_seen(result, out),
             Ordered::Reboot => self.rebooting(now, result),
             Ordered::Disarm | Ordered::RejectOther => self.side_work_done(now, result, out),
         }

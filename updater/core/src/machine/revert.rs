@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use bundle::reason::Reason;
 
-use super::{MAX_REJECTS, Machine, Mood, Ordered, Out, TrialRun, Trouble};
+use super::{MAX_REJECTS, Machine, Mood, Occasion, Ordered, Out, TrialRun, Trouble};
 use crate::effect::{Effect, EvidenceRequest, Work};
 use crate::event::{Failure, Finished};
 use crate::facts::{BootFacts, SlotBoot};
+use crate::gate::Point;
 use crate::history::OutcomeKind;
 use crate::journal::{Phase, Reversal};
 use crate::now::Now;
@@ -246,9 +247,11 @@ impl Machine {
         match resume {
             Resume::Unknown => {}
             Resume::Facts => self.follow_facts(now, out),
-            Resume::AskAgain => self.ask(now, crate::gate::Point::Download, out),
+            Resume::AskAgain => self.ask_again(now, out),
+            // A daemon that starts is no reason to ask a server sooner than it said.
+            Resume::Rewrite if self.is_patient(now) => {}
             Resume::Rewrite => self.rewrite(now, out),
-            Resume::VerifyAgain => self.verify_again(now, out),
+            Resume::VerifyAgain => self.verify_again(out),
             Resume::ArmAgain => self.arm(out),
             Resume::BeginTrial => self.armed_slot_came_up(now, out),
             Resume::GoOnTrying => self.go_on_trying(now, out),
@@ -267,8 +270,18 @@ impl Machine {
         self.begin_trial(now, update.target, Some(update), out);
     }
 
+    /// Nothing has been touched yet.
+    fn ask_again(&mut self, now: &Now, out: &mut Out) {
+        if matches!(self.journal.phase, Phase::Offered(_)) {
+            self.look_around(Point::Download, Occasion::Start, out);
+        } else if !self.is_patient(now) {
+            // Let in, and about to be written.
+            self.ask(now, Point::Download, out);
+        }
+    }
+
     /// Staged, or Armed without the boot loader knowing: the slot is whole, but is read back before it is used.
-    fn verify_again(&mut self, now: &Now, out: &mut Out) {
+    fn verify_again(&mut self, out: &mut Out) {
         let Some(update) = self.journal.phase.update().cloned() else { return };
         let target = update.target;
         self.fresh = false;
@@ -278,7 +291,7 @@ impl Machine {
             // Taking back an arming was interrupted.
             self.run(Ordered::Disarm, Work::Clear { slot: target }, out);
         } else {
-            self.ask(now, crate::gate::Point::Activate, out);
+            self.look_around(Point::Activate, Occasion::Start, out);
         }
     }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bundle::reason::Reason;
 
-use super::{Machine, Mood, Ordered, Out};
+use super::{Machine, Mood, Occasion, Ordered, Out};
 use crate::effect::Work;
-use crate::event::{Failure, Finished};
+use crate::event::{Failure, Finished, Verdict};
 use crate::facts::SlotBoot;
 use crate::gate::Point;
 use crate::journal::Phase;
@@ -21,7 +21,8 @@ impl Machine {
     /// Notes the switch, then makes it.
     pub(super) fn switch(&mut self, out: &mut Out) {
         let (Some(facts), Phase::Staged(update)) = (&self.facts, &self.journal.phase) else { return };
-        let (update, boot) = (update.clone(), facts.boot_id.clone());
+        let (mut update, boot) = (update.clone(), facts.boot_id.clone());
+        update.network.clear();
         self.enter(Phase::Armed { update, boot }, Mood::Plain);
         self.arm(out);
     }
@@ -71,11 +72,25 @@ impl Machine {
     pub(super) fn reboot_allowed(&mut self, out: &mut Out) {
         let Some(facts) = &self.facts else { return };
         let Phase::Armed { update, .. } = &self.journal.phase else { return };
-        if matches!(facts.slot(update.target), SlotBoot::Trying { left: 1.., .. }) {
-            self.run(Ordered::Reboot, Work::Reboot, out);
-        } else {
+        if !matches!(facts.slot(update.target), SlotBoot::Trying { left: 1.., .. }) {
             self.arm(out);
+        } else if self.policy().health.network_required {
+            self.run(Ordered::Network, Work::CheckNetwork, out);
+        } else {
+            self.run(Ordered::Reboot, Work::Reboot, out);
         }
+    }
+
+    /// Notes what works here, so that no more than that is asked of the new system; whatever it is, the reboot follows.
+    pub(super) fn network_seen(&mut self, result: Result<Finished, Failure>, out: &mut Out) {
+        let Phase::Armed { update, .. } = &mut self.journal.phase else { return };
+        let checks = match result {
+            Ok(Finished::Health(report)) => report.checks,
+            Ok(_) | Err(_) => Vec::new(),
+        };
+        let passed = checks.into_iter().filter(|check| check.verdict == Verdict::Passed);
+        update.network = passed.map(|check| check.name).collect();
+        self.run(Ordered::Reboot, Work::Reboot, out);
     }
 
     pub(super) fn rebooting(&mut self, now: &Now, result: Result<Finished, Failure>) {
@@ -90,7 +105,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn tick_armed(&mut self, now: &Now, due: bool, out: &mut Out) {
+    pub(super) fn tick_armed(&mut self, due: bool, out: &mut Out) {
         // An accepted reboot, or a failed try, waits its time out; anything else looks again when poked.
         let patient = self.wake.is_some() && self.waiting.is_none() && !due;
         if self.order.is_some() || patient {
@@ -99,7 +114,7 @@ impl Machine {
         let Some(facts) = &self.facts else { return };
         let Phase::Armed { update, .. } = &self.journal.phase else { return };
         if matches!(facts.slot(update.target), SlotBoot::Trying { left: 1.., .. }) {
-            self.ask(now, Point::Reboot, out);
+            self.look_around(Point::Reboot, Occasion::Wait, out);
         } else {
             self.arm(out);
         }

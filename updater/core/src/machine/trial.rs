@@ -78,8 +78,12 @@ impl Machine {
             return;
         }
         let report = match result {
-            Ok(Finished::Health(report)) => report,
-            Ok(_) => HealthReport::default(),
+            Ok(Finished::Health(report)) => Ok(self.demand_network(report)),
+            Ok(_) => Err(Failure::new(Reason::Internal, "not a look at the health")),
+            Err(failure) => Err(failure),
+        };
+        let report = match report {
+            Ok(report) => report,
             // A probe that broke is no proof of health.
             Err(failure) => {
                 self.fail(now, &failure);
@@ -98,6 +102,21 @@ impl Machine {
             return self.trial_failed(now, Reason::HealthFailed, &detail, out);
         }
         self.look_later(now, out);
+    }
+
+    /// Requires the network checks that passed in the old slot just before the reboot. What failed there already is not
+    /// the new system's fault; and a network may take its time to come up, so only the deadline makes it a failure.
+    fn demand_network(&self, mut report: HealthReport) -> HealthReport {
+        let Phase::Trying(Trial { update: Some(update), .. }) = &self.journal.phase else { return report };
+        if self.policy().health.network_required {
+            for check in report.checks.iter_mut().filter(|check| update.network.contains(&check.name)) {
+                check.required = true;
+                if check.verdict == Verdict::Failed {
+                    check.verdict = Verdict::Pending;
+                }
+            }
+        }
+        report
     }
 
     fn look_later(&mut self, now: &Now, out: &mut Out) {
@@ -224,3 +243,6 @@ impl TrialRun {
         named.collect::<Vec<_>>().join("; ")
     }
 }
+
+#[cfg(test)]
+mod tests;

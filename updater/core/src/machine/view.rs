@@ -5,7 +5,7 @@ use std::time::Duration;
 use bundle::reason::Reason;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Machine, Mood, Ordered};
+use super::{Asked, Machine, Mood, Ordered};
 use crate::gate::select::choose;
 use crate::journal::Phase;
 use crate::now::Now;
@@ -15,6 +15,9 @@ use crate::status::{ExplainLine, Explanation, Finding, Problem, STATUS_FORMAT, S
 
 /// Sleeps shorter than this are waited out; over a longer one the daemon leaves and a timer starts it again.
 const WORTH_STAYING: Duration = Duration::from_secs(600);
+/// Hours that open within this time are waited for in memory. The timer comes round within 110 minutes (hourly, each
+/// time up to 50 minutes late): left to it, hours of half an hour would be over on most days.
+const WORTH_WAITING: SignedDuration = SignedDuration::from_hours(2);
 
 impl Machine {
     /// The picture, without the progress of an install (the shell adds it).
@@ -83,7 +86,14 @@ impl Machine {
     pub fn is_idle(&self, now: &Now) -> bool {
         let soon = self.wake.is_some_and(|wake| wake < now.uptime.saturating_add(WORTH_STAYING));
         let tied = matches!(self.journal.phase, Phase::Trying(_) | Phase::Reverting(_));
-        self.order.is_none() && !soon && !tied
+        self.order.is_none() && !soon && !tied && !self.opens_soon(now)
+    }
+
+    /// The update at hand waits for nothing but hours that open before the timer is sure to come.
+    fn opens_soon(&self, now: &Now) -> bool {
+        let hours = self.waiting.as_ref().filter(|waiting| waiting.reason == Reason::WindowClosed);
+        let opens = hours.and_then(|waiting| waiting.until);
+        opens.is_some_and(|opens| opens.duration_since(now.wall) < WORTH_WAITING)
     }
 
     /// Every question of the gate with its answer, for the release at hand or the one that came nearest.
@@ -161,6 +171,7 @@ fn line(subject: &str, finding: Finding, reason: Option<Reason>, sentence: Strin
 const fn operation(what: Ordered) -> &'static str {
     match what {
         Ordered::Facts => "reading the boot loader's state",
+        Ordered::Ask(_, Asked::Around(_)) => "looking around",
         Ordered::Ask(..) => "asking for approval",
         Ordered::Manifest => "reading the manifest",
         Ordered::Clear | Ordered::Disarm => "clearing the boot record",
@@ -170,6 +181,7 @@ const fn operation(what: Ordered) -> &'static str {
         Ordered::Confirm => "confirming",
         Ordered::Reject | Ordered::RejectOther => "rejecting",
         Ordered::Health => "checking health",
+        Ordered::Network => "checking the network",
         Ordered::Reboot => "rebooting",
     }
 }

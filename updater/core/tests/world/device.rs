@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use updater_core::effect::{Effect, Ticket, Work};
-use updater_core::event::{Command, Event, Failure, Surroundings};
+use updater_core::event::{Command, Event, Failure, SeenApproval, Surroundings};
 use updater_core::facts::{BootFacts, BootId, SlotBoot};
 use updater_core::journal::{self, Journal, Phase};
 use updater_core::machine::{Machine, Setup};
@@ -18,6 +18,9 @@ use updater_core::slot::{PerSlot, SlotId};
 use super::Violation;
 use super::action::{Action, Fate, Op, Quality};
 use super::region::{Region, release};
+
+/// Between two checks of the timer.
+pub const TIMER: Duration = Duration::from_secs(3600);
 
 /// What a slot holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub struct World {
     pub booted: SlotId,
     pub boots: u64,
     pub uptime: Duration,
+    /// Uptime at which the timer that checks comes round.
+    pub timer: Duration,
     /// True time.
     pub time: Timestamp,
     pub clock_hours: i32,
@@ -74,6 +79,8 @@ pub struct World {
     /// Whether this process went on from a journal that says armed (at its start, or because what followed could not be
     /// written): arming again needs no new answer.
     pub found_armed: bool,
+    /// The newest approval fetched, as the shell keeps it on the data partition, and the region's key then.
+    pub copy: Option<(u32, SeenApproval)>,
     /// Reboots the machine asked for since the world last interfered.
     pub reboots: u32,
     pub violation: Option<Violation>,
@@ -99,6 +106,7 @@ impl World {
             booted: SlotId::A,
             boots: 0,
             uptime: Duration::ZERO,
+            timer: TIMER,
             time,
             clock_hours: 0,
             clock_trusted: true,
@@ -113,6 +121,7 @@ impl World {
             well: false,
             let_in: BTreeSet::new(),
             found_armed: false,
+            copy: None,
             reboots: 0,
             violation: None,
             story: Vec::new(),
@@ -286,6 +295,7 @@ impl World {
     fn came_up(&mut self, slot: SlotId) {
         self.booted = slot;
         self.uptime = Duration::from_secs(10);
+        self.timer = self.uptime + TIMER;
         self.well = false;
         self.note_fallback();
         self.start_daemon();
@@ -372,6 +382,7 @@ fn policy() -> Policy {
             soak: Duration::from_secs(6),
             interval: Duration::from_secs(2),
             strikes: 3,
+            network_required: true,
         },
         retry: RetryPolicy { base: Duration::from_secs(60), cap: Duration::from_secs(3600) },
         ..Policy::default()

@@ -23,7 +23,7 @@ pub struct Region {
     /// A copy of an older document.
     old: Option<SeenApproval>,
     /// Which key may approve: another one after each theft.
-    key: u32,
+    pub key: u32,
     /// What the vendor took back.
     recall: Option<Recall>,
 }

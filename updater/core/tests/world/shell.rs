@@ -5,13 +5,15 @@ use std::time::Duration;
 use bundle::approval::RolloutState;
 use bundle::reason::Reason;
 use updater_core::effect::{Effect, Work};
-use updater_core::event::{Answers, Command, Event, Failure, Finished, HealthCheck, HealthReport, Transfer, Verdict};
+use updater_core::event::{
+    Answers, Command, Event, Failure, Finished, HealthCheck, HealthReport, SeenApproval, Transfer, Verdict,
+};
 use updater_core::journal::{self, Phase};
 use updater_core::machine::transitions::is_known;
 use updater_core::release::Source;
 
 use super::action::{Fault, Quality};
-use super::device::{Content, Job, World};
+use super::device::{Content, Job, TIMER, World};
 use super::invariants;
 use super::region::manifest;
 
@@ -58,14 +60,15 @@ impl World {
             let work = job.work.clone();
             return self.begin(&work);
         }
-        match self.machine.wake_at() {
+        match self.machine.wake_at().filter(|wake| *wake <= self.timer) {
             Some(wake) => {
                 self.pass(wake.saturating_sub(self.uptime));
                 self.event(Event::Tick);
             }
-            // Nothing to do: the timer comes round.
+            // Nothing to do, or not before the timer comes round.
             None => {
-                self.pass(Duration::from_secs(3600));
+                self.pass(self.timer.saturating_sub(self.uptime));
+                self.timer = self.uptime + TIMER;
                 self.event(Event::Command(Command::Check { by_operator: false }));
             }
         }
@@ -195,6 +198,7 @@ impl World {
                 Ok(Finished::Verified)
             }
             Work::CheckHealth { .. } => Ok(Finished::Health(self.health())),
+            Work::CheckNetwork => Ok(Finished::Health(HealthReport { checks: vec![self.network()] })),
             Work::Reboot => Ok(Finished::Rebooting),
         }
     }
@@ -202,10 +206,22 @@ impl World {
     fn answers(&mut self, fetch: bool) -> Answers {
         let mut documents = self.region.documents(self.time);
         if !fetch {
-            documents.approvals.clear();
+            // A copy by a key that may approve no more is not handed on.
+            let copy = self.copy.iter().filter(|(key, _)| *key == self.region.key);
+            documents.approvals = copy.map(|(_, seen)| SeenApproval { live: false, ..seen.clone() }).collect();
             documents.channel = None;
             documents.recall = None;
         } else {
+            let number = |seen: &SeenApproval| (seen.approval.epoch, seen.approval.version);
+            for seen in &documents.approvals {
+                let newer = self
+                    .copy
+                    .as_ref()
+                    .is_none_or(|(key, known)| (*key, number(known)) <= (self.region.key, number(seen)));
+                if newer {
+                    self.copy = Some((self.region.key, seen.clone()));
+                }
+            }
             let rolling = documents.approvals.iter().flat_map(|seen| &seen.approval.entries);
             let rolling = rolling.filter(|entry| entry.state == RolloutState::Rolling);
             self.let_in = rolling.map(|entry| entry.release.counter).collect();
@@ -233,14 +249,19 @@ impl World {
             Some(Quality::Slow) => Verdict::Pending,
             Some(Quality::Sick | Quality::NoBoot | Quality::Unfit) | None => Verdict::Failed,
         };
-        self.well = verdict == Verdict::Passed;
-        let check = |name: &str, required, verdict| HealthCheck {
-            name: name.into(),
-            required,
-            verdict,
-            detail: String::new(),
-            restarts: 0,
-        };
-        HealthReport { checks: vec![check("unit:app", true, verdict), check("script:cloud", false, Verdict::Failed)] }
+        let network = self.network();
+        let asked = self.stored().phase.update().is_some_and(|update| update.network.contains(&network.name));
+        self.well = verdict == Verdict::Passed && (!asked || network.verdict == Verdict::Passed);
+        let checks = vec![check("unit:app", true, verdict), network, check("script:cloud", false, Verdict::Failed)];
+        HealthReport { checks }
     }
+
+    fn network(&self) -> HealthCheck {
+        let silent = self.region.weather == super::action::Weather::Silent;
+        check("network", false, if silent { Verdict::Failed } else { Verdict::Passed })
+    }
+}
+
+fn check(name: &str, required: bool, verdict: Verdict) -> HealthCheck {
+    HealthCheck { name: name.into(), required, verdict, detail: String::new(), restarts: 0 }
 }

@@ -120,6 +120,30 @@ async fn an_unhealthy_new_system_leaves_evidence_and_goes_back() {
 }
 
 #[tokio::test]
+async fn a_required_network_check_counts_when_it_passed_before_the_reboot() {
+    for offline_before in [false, true] {
+        let world = World::new();
+        let mut setup = World::setup();
+        setup.policy.health.network_required = true;
+        setup.policy.health.deadline = Duration::from_millis(500);
+        world.offline.store(offline_before, Ordering::SeqCst);
+        let first = spawn(setup.clone(), world.seams()).await.0;
+        check(&first).await;
+        until_did(&world, "reboot").await;
+        let story = world.story();
+        let place = |what: &str| story.iter().position(|line| line == what).unwrap();
+        assert!(place("arm b") < place("network") && place("network") < place("reboot"), "{story:?}");
+        drop(first);
+        world.reboot_into(SlotId::B, "boot-2");
+        world.offline.store(true, Ordering::SeqCst);
+        world.log.lock().unwrap().clear();
+        let second = spawn(setup, world.seams()).await.0;
+        until_did(&world, if offline_before { "confirm b" } else { "evidence health_timeout" }).await;
+        drop(second);
+    }
+}
+
+#[tokio::test]
 async fn a_release_whose_own_updater_says_no_is_never_armed_and_not_fetched_again() {
     let world = World::new();
     world.updater_broken.store(true, Ordering::SeqCst);
@@ -181,6 +205,63 @@ async fn nothing_is_touched_when_the_intent_can_not_be_written_down() {
     let status = until(&handle, "an error", |status| status.last_error.is_some()).await;
     assert_eq!(status.last_error.unwrap().reason, Reason::WriteError);
     assert!(!world.did("clear b") && !world.did("install b"), "{:?}", world.story());
+}
+
+#[tokio::test]
+async fn after_a_fault_of_the_disk_the_next_check_succeeds() {
+    // The codes that the install pipeline gives to EIO, ENOSPC, a device that is gone, and one that lies.
+    for reason in [Reason::WriteError, Reason::NoSpace, Reason::SlotUnknown, Reason::ImageMismatch] {
+        let world = World::new();
+        world.disk_faults.lock().unwrap().push(reason);
+        let handle = start(&world).await;
+        check(&handle).await;
+        let status = until(&handle, reason.code(), |status| {
+            status.state == StateName::Idle && status.last_error.is_some() && status.operation.is_none()
+        })
+        .await;
+        assert_eq!(status.last_error.unwrap().reason, reason);
+        assert_eq!(status.last_outcome.unwrap().kind, OutcomeKind::Failed);
+        assert_eq!(world.facts.lock().unwrap().slots.b, SlotBoot::Empty, "a slot that is not whole can not be booted");
+        assert!(!world.did("arm b"), "{:?}", world.story());
+        check(&handle).await;
+        until_did(&world, "reboot").await;
+        drop(handle);
+        world.reboot_into(SlotId::B, "boot-2");
+        let second = start(&world).await;
+        until(&second, "confirmation", |status| status.confirmed && status.last_error.is_none()).await;
+    }
+}
+
+#[tokio::test]
+async fn boot_control_is_tested_at_the_start_and_what_is_wrong_is_shown() {
+    let world = World::new();
+    world.boot_broken.store(true, Ordering::SeqCst);
+    let handle = start(&world).await;
+    let error = handle.status().last_error.unwrap();
+    assert_eq!((error.reason, error.detail.as_str()), (Reason::BootControlError, "read-only file system"));
+    assert_eq!(handle.status().state, StateName::Idle, "shown, and nothing else");
+    check(&handle).await;
+    let failed = |status: &Status| status.last_outcome.as_ref().is_some_and(|last| last.kind == OutcomeKind::Failed);
+    until(&handle, "a refusal before the first byte", failed).await;
+    assert!(!world.did("clear b") && !world.did("install b"), "{:?}", world.story());
+}
+
+#[tokio::test]
+async fn nothing_stands_between_a_trial_and_its_end() {
+    for healthy in [true, false] {
+        let world = World::new();
+        {
+            let mut facts = world.facts.lock().unwrap();
+            facts.booted = Some(SlotId::B);
+            facts.slots.b = SlotBoot::Trying { left: 2, done: 1 };
+        }
+        world.boot_broken.store(true, Ordering::SeqCst);
+        world.healthy.store(healthy, Ordering::SeqCst);
+        let handle = start(&world).await;
+        until_did(&world, if healthy { "confirm b" } else { "reject b" }).await;
+        assert!(!world.did("self-test"), "{:?}", world.story());
+        drop(handle);
+    }
 }
 
 #[tokio::test]

@@ -35,9 +35,15 @@ pub(super) struct World {
     pub facts: Mutex<BootFacts>,
     pub journal: Mutex<Option<Vec<u8>>>,
     pub journal_broken: AtomicBool,
+    /// The boot loader's state can be read and not be written.
+    pub boot_broken: AtomicBool,
     pub healthy: AtomicBool,
     pub health_hangs: AtomicBool,
+    /// What the network check reaches is away.
+    pub offline: AtomicBool,
     pub installer_waits: AtomicBool,
+    /// How the next installs end.
+    pub disk_faults: Mutex<Vec<Reason>>,
     pub updater_broken: AtomicBool,
     pub approval: Mutex<Option<Vec<u8>>>,
     pub channel: Vec<u8>,
@@ -159,9 +165,12 @@ impl World {
             }),
             journal: Mutex::default(),
             journal_broken: AtomicBool::new(false),
+            boot_broken: AtomicBool::new(false),
             healthy: AtomicBool::new(true),
             health_hangs: AtomicBool::new(false),
+            offline: AtomicBool::new(false),
             installer_waits: AtomicBool::new(false),
+            disk_faults: Mutex::default(),
             updater_broken: AtomicBool::new(false),
             approval: Mutex::new(Some(approval(manifest.release(), RolloutState::Rolling, 3))),
             channel: sign(CHANNEL_TYPE, channel.to_bytes().unwrap(), &key(2)),
@@ -188,7 +197,13 @@ impl World {
         let policy = Policy {
             mode: Mode::Apply,
             region: "eu-west".into(),
-            health: HealthPolicy { deadline: Duration::from_secs(5), soak: moment, interval: moment, strikes: 2 },
+            health: HealthPolicy {
+                deadline: Duration::from_secs(5),
+                soak: moment,
+                interval: moment,
+                strikes: 2,
+                network_required: false,
+            },
             retry: RetryPolicy { base: moment, cap: moment },
             ..Policy::default()
         };
@@ -238,6 +253,11 @@ impl World {
         self.log.lock().unwrap().push(what.into());
     }
 
+    fn network_check(&self) -> HealthCheck {
+        let verdict = if self.offline.load(Ordering::SeqCst) { Verdict::Failed } else { Verdict::Passed };
+        HealthCheck { name: "gateway".into(), required: false, verdict, detail: String::new(), restarts: 0 }
+    }
+
     fn change(&self, what: String, slot: SlotId, to: SlotBoot) -> Result<BootFacts, BootError> {
         self.note(what);
         let mut facts = self.facts.lock().unwrap();
@@ -263,6 +283,10 @@ impl BootControl for World {
         self.change(format!("reject {slot}"), slot, SlotBoot::Exhausted { done: 1 })
     }
     fn self_test(&self) -> Result<(), BootError> {
+        self.note("self-test");
+        if self.boot_broken.load(Ordering::SeqCst) {
+            return Err(BootError::new(BootErrorKind::Write, "read-only file system"));
+        }
         Ok(())
     }
 }
@@ -344,13 +368,19 @@ impl HealthProbe for World {
     fn check(&self) -> BoxFuture<'_, HealthReport> {
         let verdict = if self.healthy.load(Ordering::SeqCst) { Verdict::Passed } else { Verdict::Failed };
         let check = HealthCheck { name: "app".into(), required: true, verdict, detail: String::new(), restarts: 0 };
+        let network = self.network_check();
         let hangs = self.health_hangs.load(Ordering::SeqCst);
         Box::pin(async move {
             if hangs {
                 std::future::pending::<()>().await;
             }
-            HealthReport { checks: vec![check] }
+            HealthReport { checks: vec![check, network] }
         })
+    }
+    fn network(&self) -> BoxFuture<'_, HealthReport> {
+        self.note("network");
+        let check = self.network_check();
+        Box::pin(async move { HealthReport { checks: vec![check] } })
     }
 }
 
@@ -381,7 +411,10 @@ impl Installer for World {
                 self.note("install cancelled");
                 return Err(InstallError::new(Reason::Cancelled, "cancelled"));
             }
-            Ok(Transfer::default())
+            match self.disk_faults.lock().unwrap().pop() {
+                Some(reason) => Err(InstallError::new(reason, "the disk says no")),
+                None => Ok(Transfer::default()),
+            }
         })
     }
     fn verify<'a>(

@@ -24,6 +24,7 @@ fn update() -> Update {
         rollback_floor: 4,
         size: 1 << 30,
         offered_at: Some("2026-11-23T12:00:00Z".parse().unwrap()),
+        network: Vec::new(),
     }
 }
 
@@ -155,4 +156,19 @@ fn damage_is_never_fatal() {
         bytes[at] ^= 0x15;
         let _ = decode(&bytes);
     }
+}
+
+#[test]
+fn network_checks_travel_with_the_update_and_old_readers_pass_them_over() {
+    let mut update = update();
+    update.network = vec!["program:network/gateway".into()];
+    for phase in [
+        Phase::Armed { update: update.clone(), boot: BootId("x".into()) },
+        Phase::Trying(Trial { slot: SlotId::B, update: Some(update.clone()), boot: BootId("x".into()), since_ms: 0 }),
+    ] {
+        let journal = Journal { phase, ..full() };
+        assert_eq!(decode(&encode(&journal).unwrap()), Decoded { journal, lost: Vec::new() });
+    }
+    // Without any there is nothing that the first readers did not know.
+    assert!(!String::from_utf8(encode(&full()).unwrap()).unwrap().contains("network"));
 }

@@ -28,6 +28,7 @@ fn update() -> Update {
         rollback_floor: 0,
         size: 0,
         offered_at: None,
+        network: Vec::new(),
     }
 }
 
