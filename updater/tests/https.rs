@@ -25,7 +25,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use tokio::sync::watch;
-use updater::http::Settings;
+use updater::http::{Bearer, Settings};
 use updater::install::installer::Pipeline;
 use updater::seams::{Cancel, InstallError, Installer as _};
 use updater::slots::Place;
@@ -134,7 +134,8 @@ async fn a_client_shows_its_certificate_and_its_token() {
     let error = bench.install(url.clone(), ours()).await.unwrap_err();
     assert_eq!(error.reason, Reason::Network, "{error}");
     assert!(bench.server.requests().is_empty());
-    let settings = Settings { identity_file: Some(pem("identity.pem")), bearer: Some("secret".into()), ..ours() };
+    let bearer = Bearer::new("secret", url.parse().unwrap()).unwrap();
+    let settings = Settings { identity_file: Some(pem("identity.pem")), bearer: Some(bearer), ..ours() };
     bench.install(url, settings).await.unwrap();
     let requests = bench.server.requests();
     assert!(requests.iter().all(|request| request.headers["authorization"] == "Bearer secret"));

@@ -18,7 +18,7 @@ use crate::handed::Handed;
 use crate::health::evidence::EvidenceFolder;
 use crate::health::{SystemHealth, Systemd};
 use crate::http::retry::Patience;
-use crate::http::{Client, FetchError, Settings};
+use crate::http::{Bearer, Client, FetchError, Location, Settings};
 use crate::install::place::Finder;
 use crate::install::{Pipeline, Setup};
 use crate::rehearsal::{NoRehearsal, SelfTest};
@@ -173,7 +173,7 @@ fn client(device: &Device) -> Result<Client, FetchError> {
         ca_file: source.ca_file.clone(),
         identity_file: source.identity_file.clone(),
         proxy: source.proxy.clone(),
-        bearer: token(std::env::var_os("CREDENTIALS_DIRECTORY").as_deref().map(Path::new)),
+        bearer: bearer(std::env::var_os("CREDENTIALS_DIRECTORY").as_deref().map(Path::new), source.url.as_deref()),
         ..Settings::default()
     };
     Client::new(&settings).or_else(|e| {
@@ -183,9 +183,16 @@ fn client(device: &Device) -> Result<Client, FetchError> {
     })
 }
 
-fn token(credentials: Option<&Path>) -> Option<String> {
+/// The token from systemd, for the server of `source.url` and no other.
+fn bearer(credentials: Option<&Path>, server: Option<&str>) -> Option<Bearer> {
     let text = fs::read_to_string(credentials?.join(TOKEN)).ok()?;
-    Some(text.trim().to_owned()).filter(|token| !token.is_empty())
+    let token = Some(text.trim()).filter(|token| !token.is_empty())?;
+    let Ok(Location::Web(home)) = Location::parse(server?) else { return None };
+    if home.scheme() == "http" {
+        tracing::warn!("source.url is http: the token of the update server can be read by whoever is on the line");
+    }
+    // A server that wants one will refuse us, and says so.
+    Bearer::new(token, home).inspect_err(|e| tracing::error!(error = chain(e), "no token is sent")).ok()
 }
 
 /// A root that believes nobody.
@@ -198,5 +205,23 @@ fn nobody() -> TrustRoot {
         roles: Roles { root: none(), release: none() },
         regions: BTreeMap::new(),
         crit: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_is_the_update_servers() {
+        let credentials = tempfile::tempdir().unwrap();
+        let given = |server| bearer(Some(credentials.path()), server);
+        assert!(given(Some("https://h/x")).is_none(), "there is none yet");
+        fs::write(credentials.path().join(TOKEN), "secret\n").unwrap();
+        let bearer = given(Some("https://h/x")).unwrap();
+        let header = |url: &str| bearer.header_for(&url.parse().unwrap());
+        assert_eq!(header("https://h/y").unwrap(), "Bearer secret");
+        assert_eq!(header("https://reports/"), None);
+        assert!(given(Some("/srv/www")).is_none() && given(None).is_none());
     }
 }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Response, StatusCode, Url, redirect};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, redirect};
 
+use super::bearer::Bearer;
 use super::body::{Body, Limits};
 use super::error::FetchError;
 use super::throttle::Throttle;
@@ -37,8 +38,8 @@ pub struct Settings {
     pub identity_file: Option<PathBuf>,
     /// Proxy for all requests, `http://host:port`; none: no proxy, whatever the environment says.
     pub proxy: Option<String>,
-    /// Bearer token for the `Authorization` header.
-    pub bearer: Option<String>,
+    /// Token for the `Authorization` header of requests to its own server.
+    pub bearer: Option<Bearer>,
 }
 
 impl Default for Settings {
@@ -63,6 +64,7 @@ impl Default for Settings {
 pub struct Client {
     /// None: only local files.
     inner: Option<reqwest::Client>,
+    bearer: Option<Bearer>,
     limits: Limits,
     throttle: Option<Arc<Throttle>>,
 }
@@ -97,7 +99,7 @@ impl Client {
         let limits =
             Limits { idle: settings.idle_timeout, floor: settings.min_bytes_per_second, window: settings.rate_window };
         let throttle = settings.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate)));
-        Ok(Self { inner: Some(inner), limits, throttle })
+        Ok(Self { inner: Some(inner), bearer: settings.bearer.clone(), limits, throttle })
     }
 
     /// A client with default settings; where not even that can be had, one for local files only. For a device whose
@@ -107,7 +109,7 @@ impl Client {
         let settings = Settings::default();
         let limits =
             Limits { idle: settings.idle_timeout, floor: settings.min_bytes_per_second, window: settings.rate_window };
-        Self::new(&settings).unwrap_or(Self { inner: None, limits, throttle: None })
+        Self::new(&settings).unwrap_or(Self { inner: None, bearer: None, limits, throttle: None })
     }
 
     /// Hands `body` to `url`; any successful status will do, and what the answer says does not matter.
@@ -116,8 +118,7 @@ impl Client {
     /// [`FetchError`]: no answer in time, an error status or a refused redirect.
     pub async fn post(&self, url: &Url, kind: &'static str, body: Vec<u8>) -> Result<(), FetchError> {
         let host = url.host_str().unwrap_or_default().to_owned();
-        let inner = self.inner.as_ref().ok_or_else(|| FetchError::Setup("no HTTP client".into()))?;
-        let request = inner.post(url.clone()).header(CONTENT_TYPE, kind).body(body).send();
+        let request = self.request(Method::POST, url)?.header(CONTENT_TYPE, kind).body(body).send();
         check_status(&host, &self.answer(&host, request).await?)
     }
 
@@ -127,13 +128,21 @@ impl Client {
     /// [`FetchError`]: no answer in time, an error status, a refused redirect, or a web page.
     pub async fn get(&self, url: &Url, headers: HeaderMap) -> Result<(Head, Body), FetchError> {
         let host = url.host_str().unwrap_or_default().to_owned();
-        let inner = self.inner.as_ref().ok_or_else(|| FetchError::Setup("no HTTP client".into()))?;
-        let request = inner.get(url.clone()).headers(headers).send();
+        let request = self.request(Method::GET, url)?.headers(headers).send();
         let response = self.answer(&host, request).await?;
         check_status(&host, &response)?;
         let head = Head { status: response.status(), headers: response.headers().clone() };
         let body = Body::new(host, response, self.limits, self.throttle.clone());
         Ok((head, body))
+    }
+
+    fn request(&self, method: Method, url: &Url) -> Result<RequestBuilder, FetchError> {
+        let inner = self.inner.as_ref().ok_or_else(|| FetchError::Setup("no HTTP client".into()))?;
+        let request = inner.request(method, url.clone());
+        Ok(match self.bearer.as_ref().and_then(|bearer| bearer.header_for(url)) {
+            Some(token) => request.header(AUTHORIZATION, token),
+            None => request,
+        })
     }
 
     async fn answer(
@@ -177,12 +186,6 @@ fn builder(settings: &Settings) -> Result<reqwest::ClientBuilder, FetchError> {
     let mut headers = HeaderMap::new();
     // A bundle is compressed already, and ranges count bytes as stored.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    if let Some(token) = &settings.bearer {
-        let mut value =
-            HeaderValue::from_str(&format!("Bearer {}", token.trim())).map_err(|error| setup("the token", &error))?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
-    }
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("flipside/", env!("CARGO_PKG_VERSION")))
         .default_headers(headers)
