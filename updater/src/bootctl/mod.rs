@@ -20,6 +20,8 @@ pub mod uboot_env;
 mod conformance;
 #[cfg(test)]
 mod powerloss;
+#[cfg(test)]
+mod scripted;
 
 pub use control::Control;
 pub use error::BootError;
