@@ -4,6 +4,7 @@
 //! ([`conformance`], tests) and the same power-loss test ([`powerloss`], tests).
 
 pub mod control;
+pub mod counted;
 pub mod custom;
 pub mod entry;
 pub mod error;
