@@ -129,7 +129,7 @@ fn evidence(device: &Device) -> EvidenceFolder {
     if device.simulated {
         EvidenceFolder::of_simulation(&device.state)
     } else {
-        EvidenceFolder::of_systemd(&device.state)
+        EvidenceFolder::of_systemd(&device.state, &device.root, device.booted())
     }
 }
 
