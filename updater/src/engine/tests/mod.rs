@@ -120,6 +120,27 @@ async fn an_unhealthy_new_system_leaves_evidence_and_goes_back() {
 }
 
 #[tokio::test]
+async fn the_log_says_why_an_update_failed() {
+    let caught = crate::system::log::Catch::default();
+    let _log = tracing::subscriber::set_default(caught.clone());
+    let world = World::new();
+    world.updater_broken.store(true, Ordering::SeqCst);
+    let handle = start(&world).await;
+    check(&handle).await;
+    until(&handle, "failure", |status| status.last_error.is_some()).await;
+    let lines = caught.lines();
+    let why: Vec<_> = lines.iter().filter(|line| line.starts_with("state ") && line.contains("reason=")).collect();
+    let [why] = why.as_slice() else { panic!("{lines:#?}") };
+    let version = &world.manifest.manifest.version;
+    for part in [&format!("version={version}"), "slot=b", "reason=health_failed", "detail=no trust root"] {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    let started = lines.iter().find(|line| line.contains("to=writing")).unwrap();
+    assert!(started.contains(" version=") && started.contains(" slot=b"), "{started}");
+    assert!(!started.contains("reason="), "{started}");
+}
+
+#[tokio::test]
 async fn a_release_whose_own_updater_says_no_is_never_armed_and_not_fetched_again() {
     let world = World::new();
     world.updater_broken.store(true, Ordering::SeqCst);
