@@ -79,7 +79,7 @@ pub async fn run(args: Args, output: &Output) -> Result<Exit, Failed> {
             let manifest = manifest.unwrap_or_default();
             change(&place, "Retry", &[&manifest], "Allowed again; `flipside check` looks for it.", output).await
         }
-        Command::Config { what } => Ok(config::run(what, &place.root, output)),
+        Command::Config { what } => Ok(config::run(what, &place.root, place.simulated, output)),
         Command::SelfTest { slot: Some(slot), .. } => selftest::of_slot(&place.device(), &slot, output),
         Command::SelfTest { slot: None, state, etc } => {
             let looked_at = Device::open_with(&place.root, place.simulated, state, etc.as_deref());

@@ -64,6 +64,8 @@ impl Default for Settings {
 pub struct Client {
     /// None: only local files.
     inner: Option<reqwest::Client>,
+    /// What is wrong with the settings; nothing goes over `https` then.
+    broken: Option<String>,
     bearer: Option<Bearer>,
     limits: Limits,
     throttle: Option<Arc<Throttle>>,
@@ -96,20 +98,25 @@ impl Client {
             }),
         };
         let inner = inner.map_err(|error| setup("building the client", &error))?;
+        Ok(Self::of(Some(inner), settings, None))
+    }
+
+    /// A client for settings that can not be used, because of `why`: it fails closed. Nothing goes over `https`, where it
+    /// would believe other authorities than the configured ones or not show who it is, and nothing past a proxy that is
+    /// configured. Time-outs and rate limit hold. Local files, and `http` where it is reached as configured, still bring
+    /// what repairs the settings.
+    #[must_use]
+    pub fn closed(settings: &Settings, why: &FetchError) -> Self {
+        let usable = Settings { ca_file: None, identity_file: None, ..settings.clone() };
+        let inner = builder(&usable).ok().and_then(|builder| builder.tls_certs_only([]).build().ok());
+        Self::of(inner, settings, Some(why.to_string()))
+    }
+
+    fn of(inner: Option<reqwest::Client>, settings: &Settings, broken: Option<String>) -> Self {
         let limits =
             Limits { idle: settings.idle_timeout, floor: settings.min_bytes_per_second, window: settings.rate_window };
         let throttle = settings.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate)));
-        Ok(Self { inner: Some(inner), bearer: settings.bearer.clone(), limits, throttle })
-    }
-
-    /// A client with default settings; where not even that can be had, one for local files only. For a device whose
-    /// settings are broken: it must still be able to install what repairs them.
-    #[must_use]
-    pub fn bare() -> Self {
-        let settings = Settings::default();
-        let limits =
-            Limits { idle: settings.idle_timeout, floor: settings.min_bytes_per_second, window: settings.rate_window };
-        Self::new(&settings).unwrap_or(Self { inner: None, bearer: None, limits, throttle: None })
+        Self { inner, broken, bearer: settings.bearer.clone(), limits, throttle }
     }
 
     /// Hands `body` to `url`; any successful status will do, and what the answer says does not matter.
@@ -137,7 +144,9 @@ impl Client {
     }
 
     fn request(&self, method: Method, url: &Url) -> Result<RequestBuilder, FetchError> {
-        let inner = self.inner.as_ref().ok_or_else(|| FetchError::Setup("no HTTP client".into()))?;
+        let refused = || FetchError::Unusable(self.broken.clone().unwrap_or_default());
+        let usable = self.broken.is_none() || url.scheme() != "https";
+        let inner = self.inner.as_ref().filter(|_| usable).ok_or_else(refused)?;
         let request = inner.request(method, url.clone());
         Ok(match self.bearer.as_ref().and_then(|bearer| bearer.header_for(url)) {
             Some(token) => request.header(AUTHORIZATION, token),
@@ -264,6 +273,28 @@ mod tests {
         assert_eq!(refusal(&after(&secure, 1), &plain), Some("it leaves https"));
         assert_eq!(refusal(&after(&secure, MAX_REDIRECTS), &secure), None);
         assert_eq!(refusal(&after(&secure, MAX_REDIRECTS + 1), &secure), Some("too many"));
+    }
+
+    #[tokio::test]
+    async fn settings_that_can_not_be_used_close_what_depends_on_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let junk = folder.path().join("junk.pem");
+        fs::write(&junk, "no certificate").unwrap();
+        let limited = || Settings { max_bytes_per_second: Some(1000), ..Settings::default() };
+        let open = |scheme: &str| Url::parse(&format!("{scheme}://127.0.0.1:1/x")).unwrap();
+        for (settings, http_too) in [
+            (Settings { ca_file: Some("/nonexistent".into()), ..limited() }, false),
+            (Settings { ca_file: Some(junk.clone()), ..limited() }, false),
+            (Settings { identity_file: Some(junk.clone()), ..limited() }, false),
+            (Settings { proxy: Some("no address".into()), ..limited() }, true),
+        ] {
+            let client = Client::closed(&settings, &Client::new(&settings).unwrap_err());
+            assert!(client.throttle.is_some(), "{settings:?}");
+            let error = client.get(&open("https"), HeaderMap::new()).await.unwrap_err();
+            assert!(matches!(error, FetchError::Unusable(_)), "{settings:?}: {error:?}");
+            let error = client.get(&open("http"), HeaderMap::new()).await.unwrap_err();
+            assert_eq!(matches!(error, FetchError::Unusable(_)), http_too, "{settings:?}: {error:?}");
+        }
     }
 
     #[test]
