@@ -8,6 +8,7 @@ pub mod body;
 pub mod client;
 pub mod document;
 pub mod error;
+pub mod local;
 pub mod location;
 pub mod mirrors;
 pub mod retry;
