@@ -13,6 +13,8 @@
 # - The copies are written one after the other, each in one piece: a power cut leaves one that is whole. Readers take
 #   the first whole one.
 # - A kernel that does not load is not the end: the next slot follows.
+# - The system hears who started it: `flipside.counted=uboot` on the kernel command line. Without it Flipside writes nothing,
+#   because another script may not count.
 setenv part "${devtype} ${devnum}:${distro_bootpart}"
 setenv names BOOT_ORDER BOOT_A_OK BOOT_A_LEFT BOOT_A_BAD BOOT_B_OK BOOT_B_LEFT BOOT_B_BAD
 setenv envfile flipside/uboot.env
@@ -26,7 +28,7 @@ setenv lower 'if test ${left} = 1; then setenv left 0; elif test ${left} = 2; th
 # Far above the kernel, which unpacks itself to 16 MiB and needs some 60 MiB there; U-Boot's own choice lies within.
 setenv initrd_addr 8000000
 # start: boots slot ${slot}. Returns only when its kernel or initramfs can not be loaded.
-setenv start 'echo "flipside: slot ${slot}"; setenv bootargs "@CMDLINE@ flipside.slot=${slot}"; if fatload ${part} ${kernel_addr_r} flipside/${slot}/vmlinuz; then setenv kernel_size ${filesize}; if fatload ${part} ${initrd_addr} flipside/${slot}/initrd.img; then zboot ${kernel_addr_r} ${kernel_size} ${initrd_addr} ${filesize}; fi; fi; echo "flipside: slot ${slot} can not be loaded"'
+setenv start 'echo "flipside: slot ${slot}"; setenv bootargs "@CMDLINE@ flipside.slot=${slot} flipside.counted=uboot"; if fatload ${part} ${kernel_addr_r} flipside/${slot}/vmlinuz; then setenv kernel_size ${filesize}; if fatload ${part} ${initrd_addr} flipside/${slot}/initrd.img; then zboot ${kernel_addr_r} ${kernel_size} ${initrd_addr} ${filesize}; fi; fi; echo "flipside: slot ${slot} can not be loaded"'
 
 setenv BOOT_ORDER
 setenv file ${envfile}

@@ -97,6 +97,14 @@ fn a_canary_breaks_and_the_rest_of_the_fleet_never_meets_it() {
     canary.wait_for_end();
     canary.boot("a");
     assert!(canary.has_outcome("rolled_back", Some("health_failed")));
+    // Its owner is told which check it was, and where the rest is.
+    let history: Value = serde_json::from_str(&canary.flipside(&["--json", "history"]).out).unwrap();
+    let fallback = history["outcomes"].as_array().unwrap().iter().find(|o| o["kind"] == "rolled_back").unwrap();
+    let evidence = &fallback["evidence"];
+    assert_eq!(evidence["checks"][0]["name"], "program:10-app", "{history}");
+    assert!(std::path::Path::new(evidence["folder"].as_str().unwrap()).join("request.json").is_file(), "{history}");
+    let page = canary.flipside(&["history"]).out;
+    assert!(page.contains("program:10-app: exit code 1: dead") && page.contains("evidence: "), "{page}");
 
     // The host hears of it, from the old system, with the reason.
     let told = |kind: &str| {

@@ -243,7 +243,8 @@ async fn a_second_mirror_takes_over_and_tokens_do_not_cross_hosts() {
     let to = other.url("x.bundle");
     bench.server.plan(move |_, _| Fault::Redirect(to.clone()));
     fs::remove_dir_all(bench.dir.path().join("slot-b")).unwrap();
-    let settings = updater::http::Settings { bearer: Some("secret".into()), ..hasty_http() };
+    let bearer = updater::http::Bearer::new("secret", bench.server.url("").parse().unwrap()).unwrap();
+    let settings = updater::http::Settings { bearer: Some(bearer), ..hasty_http() };
     let pipeline = site::pipeline(&bench.dir.path().join("state"), &bench.places(), &settings, HASTY);
     let (sink, _seen) = watch::channel(None);
     let request = site::request(&bench.release.release, bench.web());
@@ -252,6 +253,19 @@ async fn a_second_mirror_takes_over_and_tokens_do_not_cross_hosts() {
     assert!(bench.server.requests().iter().skip(before).all(|request| request.headers.contains_key("authorization")));
     assert!(other.requests().len() > 1);
     assert!(other.requests().iter().all(|request| !request.headers.contains_key("authorization")));
+
+    // Another server, named outright: as an approval's mirror, or by an operator.
+    let before = other.requests().len();
+    fs::remove_dir_all(bench.dir.path().join("slot-b")).unwrap();
+    let request = site::request(&bench.release.release, Source::Urls(vec![other.url("x.bundle")]));
+    pipeline.install(&request, &sink, &Cancel::new()).await.unwrap();
+    bench.assert_right();
+    assert!(other.requests().len() > before);
+    assert!(other.requests().iter().all(|request| !request.headers.contains_key("authorization")));
+    // Nor does the fleet host see it.
+    let client = updater::http::Client::new(&settings).unwrap();
+    client.post(&other.url("x.bundle").parse().unwrap(), "text/plain", Vec::new()).await.unwrap();
+    assert!(!other.requests().last().unwrap().headers.contains_key("authorization"));
 }
 
 #[tokio::test]

@@ -27,10 +27,24 @@ fn declares(root: &Path, file: &str, name: &str) -> bool {
         if line.starts_with("#[test]") || line.starts_with("#[tokio::test") || line.starts_with("proptest!") {
             attributed = true;
         }
-        let named = [format!("fn {name}("), format!("async fn {name}(")].iter().any(|start| line.starts_with(start));
-        named && attributed
+        // Attributes are of the next function only: a helper between two tests is none.
+        let Some(declared) = ["fn ", "async fn ", "pub fn "].iter().find_map(|start| line.strip_prefix(start)) else {
+            return false;
+        };
+        std::mem::replace(&mut attributed, false) && declared.split(['(', '<']).next() == Some(name)
     })
 }
+
+#[test]
+fn a_helper_behind_a_test_is_no_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    assert!(declares(root, "tests/pitfalls.rs", "a_helper_behind_a_test_is_no_test"));
+    assert!(!declares(root, "tests/pitfalls.rs", "behind_a_test"));
+    assert!(!declares(root, "tests/pitfalls.rs", "declares"));
+    behind_a_test();
+}
+
+fn behind_a_test() {}
 
 #[test]
 fn every_pitfall_has_tests_and_every_named_test_exists() {

@@ -3,11 +3,13 @@
 //! Called as `program facts`, `clear SLOT`, `arm SLOT TRIES`, `confirm SLOT`, `reject SLOT`, `self-test`; exit status 0
 //! is success, anything else a failure whose standard error is shown. `facts` prints
 //! `{"a":{"record":"confirmed"},"b":{"record":"trying","left":2,"done":1}}` with the records `empty`, `confirmed`,
-//! `trying` and `exhausted` (`done`). Every change is read back through `facts`.
+//! `trying` and `exhausted` (`done`). Every change is read back through `facts`. It runs in a process group of its own,
+//! which is killed when the program has ended or its time is up.
 
-use std::io::Read as _;
+use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,9 +18,10 @@ use updater_core::slot::{PerSlot, SlotId};
 
 use super::error::BootError;
 use super::loader::{Loader, check_tries, expect};
+use crate::system::contained;
 
 /// Output above this is not read.
-const MAX_OUTPUT: u64 = 64 << 10;
+const MAX_OUTPUT: usize = 64 << 10;
 /// How often a running program is looked at.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -38,22 +41,19 @@ impl Custom {
     fn call(&self, arguments: &[&str]) -> Result<Vec<u8>, BootError> {
         let what = arguments.join(" ");
         let failed = |text: String| BootError::Program(format!("{} {what}: {text}", self.program.display()));
-        let mut child = Command::new(&self.program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| failed(error.to_string()))?;
+        let mut child =
+            contained::command(&self.program, arguments).spawn().map_err(|error| failed(error.to_string()))?;
         // Both pipes are emptied while it runs, or a talkative program would wait for us for ever.
-        let out = child.stdout.take().map(|pipe| thread::spawn(move || read_some(pipe)));
-        let err = child.stderr.take().map(|pipe| thread::spawn(move || read_some(pipe)));
-        let status = wait(&mut child, self.timeout).map_err(|error| failed(error.to_string()))?;
-        let Some(status) = status else {
-            return Err(failed(format!("no answer within {} s", self.timeout.as_secs())));
+        let (out, err) = (Reader::start(child.stdout.take()), Reader::start(child.stderr.take()));
+        let group = Some(child.id());
+        let status = wait(&mut child, self.timeout);
+        contained::kill_group(group);
+        // Reaps it after a time-out; it was just killed, so this does not wait.
+        let _ = child.wait();
+        let Some(status) = status.map_err(|error| failed(error.to_string()))? else {
+            return Err(failed(format!("no answer within {} s", self.timeout.as_secs_f32())));
         };
-        let text = |reader: Option<thread::JoinHandle<Vec<u8>>>| reader.and_then(|r| r.join().ok()).unwrap_or_default();
-        let (out, err) = (text(out), text(err));
+        let (out, err) = (out.bytes(), err.bytes());
         if !status.success() {
             return Err(failed(format!("{status}: {}", String::from_utf8_lossy(&err).trim())));
         }
@@ -66,15 +66,38 @@ impl Custom {
     }
 }
 
-/// At most [`MAX_OUTPUT`] bytes are kept; the rest is read and dropped, so that the writer never blocks.
-fn read_some(mut pipe: impl std::io::Read) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let _ = pipe.by_ref().take(MAX_OUTPUT).read_to_end(&mut bytes);
-    let _ = std::io::copy(&mut pipe, &mut std::io::sink());
-    bytes
+/// Empties a pipe from a thread of its own. At most [`MAX_OUTPUT`] bytes are kept; the rest is read and dropped, so that
+/// the writer never blocks.
+struct Reader(mpsc::Receiver<Vec<u8>>);
+
+impl Reader {
+    fn start(pipe: Option<impl Read + Send + 'static>) -> Self {
+        let (sender, pieces) = mpsc::channel();
+        // It ends with the pipe, or with the first piece that nobody wants any more.
+        thread::spawn(move || {
+            let Some(mut pipe) = pipe else { return };
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = pipe.read(&mut buffer) {
+                if sender.send(buffer.iter().take(n).copied().collect()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self(pieces)
+    }
+
+    /// What was said: all of it, unless somebody still holds the pipe who has left the program's group.
+    fn bytes(self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let deadline = Instant::now() + contained::LAST_WORDS;
+        while let Ok(piece) = self.0.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            bytes.extend(piece.into_iter().take(MAX_OUTPUT.saturating_sub(bytes.len())));
+        }
+        bytes
+    }
 }
 
-/// Waits for the end, or kills at the deadline (`None`).
+/// Waits for the end; `None` at the deadline.
 fn wait(child: &mut Child, timeout: Duration) -> std::io::Result<Option<ExitStatus>> {
     let deadline = Instant::now() + timeout;
     loop {
@@ -82,8 +105,6 @@ fn wait(child: &mut Child, timeout: Duration) -> std::io::Result<Option<ExitStat
             return Ok(Some(status));
         }
         if Instant::now() >= deadline {
-            child.kill()?;
-            child.wait()?;
             return Ok(None);
         }
         thread::sleep(POLL);
@@ -120,5 +141,56 @@ impl Loader for Custom {
     fn self_test(&mut self) -> Result<(), BootError> {
         self.records()?;
         self.call(&["self-test"]).map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program that does `script` when it is asked for facts.
+    fn program(script: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("program");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        (folder, path)
+    }
+
+    const FACTS: &str = r#"echo '{"a":{"record":"confirmed"},"b":{"record":"empty"}}'"#;
+
+    #[test]
+    fn the_time_is_up_for_children_too() {
+        let (folder, path) = program("sleep 1000 & echo $! >\"$0.pid\"; wait");
+        let began = Instant::now();
+        let error = Custom::new(&path, Duration::from_millis(300)).records().unwrap_err();
+        assert!(error.to_string().contains("no answer"), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(20), "the child held the pipe");
+        let pid = std::fs::read_to_string(folder.path().join("program.pid")).unwrap();
+        let stat = PathBuf::from(format!("/proc/{}/stat", pid.trim()));
+        let gone = || std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !gone() && Instant::now() < deadline {
+            thread::sleep(POLL);
+        }
+        assert!(gone(), "the child is still there");
+    }
+
+    #[test]
+    fn who_keeps_the_pipe_keeps_nobody_waiting() {
+        for child in ["sleep 1000 &", "setsid sleep 20 &"] {
+            let (_folder, path) = program(&format!("{child}\n{FACTS}"));
+            let began = Instant::now();
+            let facts = Custom::new(&path, Duration::from_secs(50)).records().unwrap();
+            assert_eq!(facts.a, SlotBoot::Confirmed);
+            assert!(began.elapsed() < Duration::from_secs(30), "{child}");
+        }
+    }
+
+    #[test]
+    fn much_talk_is_read_and_dropped() {
+        let (_folder, path) = program("yes | head -c 1000000 >&2; exit 1");
+        let error = Custom::new(&path, Duration::from_secs(50)).records().unwrap_err().to_string();
+        assert!(error.len() < MAX_OUTPUT + 1000, "{}", error.len());
     }
 }

@@ -4,6 +4,7 @@
 //! ([`conformance`], tests) and the same power-loss test ([`powerloss`], tests).
 
 pub mod control;
+pub mod counted;
 pub mod custom;
 pub mod entry;
 pub mod error;
@@ -20,6 +21,8 @@ pub mod uboot_env;
 mod conformance;
 #[cfg(test)]
 mod powerloss;
+#[cfg(test)]
+mod scripted;
 
 pub use control::Control;
 pub use error::BootError;

@@ -122,6 +122,24 @@ impl<F: Files> SystemdBoot<F> {
         written.and(removed).map_err(BootError::write(TEMP))
     }
 
+    /// Whether the loader that started this system says that it counts. A firmware without variables can not tell; one
+    /// with variables and without this one was asked by another loader, which knows nothing of our names.
+    fn counts(&self) -> Result<(), BootError> {
+        let no = |text: &str| Err(BootError::NotReady(text.to_owned()));
+        if !self.efivars.is_dir() {
+            return Ok(());
+        }
+        let features = self.variable(FEATURES);
+        match features.as_ref().and_then(|bytes| bytes.first_chunk::<8>()) {
+            Some(bytes) if u64::from_le_bytes(*bytes) & FEATURE_BOOT_COUNTING == 0 => {
+                no("this systemd-boot does not count boots")
+            }
+            Some(_) => Ok(()),
+            None => no("the firmware has no variable LoaderFeatures: another boot loader started this system, or \
+                        /sys/firmware/efi/efivars is not mounted"),
+        }
+    }
+
     fn variable(&self, name: &str) -> Option<Vec<u8>> {
         // Four bytes of attributes come first (efivarfs).
         std::fs::read(self.efivars.join(name)).ok()?.get(4..).map(<[u8]>::to_vec)
@@ -215,12 +233,7 @@ impl<F: Files> Loader for SystemdBoot<F> {
                 self.settle(slot, count, &entry.content)?;
             }
         }
-        if let Some(features) = self.variable(FEATURES)
-            && let Some(bytes) = features.first_chunk::<8>()
-            && u64::from_le_bytes(*bytes) & FEATURE_BOOT_COUNTING == 0
-        {
-            return Err(BootError::NotReady("this systemd-boot does not count boots".into()));
-        }
+        self.counts()?;
         if self.variable(DEFAULT_ENTRY).is_some_and(|value| value.iter().any(|byte| *byte != 0)) {
             return Err(BootError::NotReady(
                 "a default entry is set in the firmware and wins over the activation order; run `bootctl set-default ''`".into(),

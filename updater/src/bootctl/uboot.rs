@@ -45,15 +45,18 @@ impl<F: Files> UBoot<F> {
     }
 
     fn variables(&self) -> Result<Variables, BootError> {
-        let mut damage = Vec::new();
+        let (mut damage, mut unreadable) = (Vec::new(), None);
         for path in &self.copies {
-            match self.files.read(path).map_err(BootError::read(path))?.map(|file| parse(&file)) {
-                Some(Ok(variables)) => return Ok(variables),
-                Some(Err(error)) => damage.push(format!("{path}: {error}")),
-                None => damage.push(format!("{path}: missing")),
+            match self.files.read(path).map(|file| file.map(|file| parse(&file))) {
+                Ok(Some(Ok(variables))) => return Ok(variables),
+                Ok(Some(Err(error))) => damage.push(format!("{path}: {error}")),
+                Ok(None) => damage.push(format!("{path}: missing")),
+                // A bad sector under one copy is what the other is for.
+                Err(error) => unreadable = Some(BootError::read(path)(error)),
             }
         }
-        Err(BootError::Damaged(damage.join("; ")))
+        // What can not be read now may be whole: it is not made anew, as damage is.
+        Err(unreadable.unwrap_or_else(|| BootError::Damaged(damage.join("; "))))
     }
 
     fn write(&mut self, variables: &Variables) -> Result<(), BootError> {
@@ -82,9 +85,10 @@ impl<F: Files> UBoot<F> {
     }
 }
 
-/// Makes one copy hold `file`: in place when it is there, so that its place on disk stays; anew when not.
+/// Makes one copy hold `file`: in place when it is there, so that its place on disk stays; anew when not, or when it can
+/// not be read where it is.
 fn put(files: &mut impl Files, path: &str, file: &[u8]) -> Result<(), BootError> {
-    let present = files.read(path).map_err(BootError::read(path))?;
+    let present = files.read(path).ok().flatten();
     if present.as_deref() == Some(file) {
         return Ok(());
     }
@@ -182,5 +186,70 @@ impl<F: Files> Loader for UBoot<F> {
         let mut variables = initial(booted, SlotBoot::Trying { left: tries, done: 0 });
         set(&mut variables, booted.other(), SlotBoot::Exhausted { done: 0 }, false);
         self.write(&variables)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::bootctl::powerloss::Recorder;
+
+    /// A disk on which some files can not be read until they are made anew.
+    struct Worn(Recorder, Vec<&'static str>);
+
+    impl Files for Worn {
+        fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>> {
+            if self.1.contains(&path) { Err(io::Error::other("a bad sector")) } else { self.0.read(path) }
+        }
+        fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+            self.0.list(dir)
+        }
+        fn make_dir(&mut self, dir: &str) -> io::Result<()> {
+            self.0.make_dir(dir)
+        }
+        fn create(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
+            self.0.create(path, bytes)
+        }
+        fn overwrite(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
+            self.0.overwrite(path, bytes)
+        }
+        fn sync(&mut self, path: &str) -> io::Result<()> {
+            self.0.sync(path)
+        }
+        fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+            self.1.retain(|path| *path != to);
+            self.0.rename(from, to)
+        }
+        fn remove(&mut self, path: &str) -> io::Result<()> {
+            self.0.remove(path)
+        }
+        fn sync_dir(&mut self, dir: &str) -> io::Result<()> {
+            self.0.sync_dir(dir)
+        }
+    }
+
+    #[test]
+    fn a_bad_sector_under_one_copy_costs_nothing() {
+        for worn in ["env", "env2"] {
+            let files = Recorder::default();
+            UBoot::new(files.clone(), "env", "env2").repair(SlotId::A, 3).unwrap();
+            let mut loader = UBoot::new(Worn(files.clone(), vec![worn]), "env", "env2");
+            assert_eq!(loader.records().unwrap().a, SlotBoot::Trying { left: 3, done: 0 }, "{worn}");
+            loader.confirm(SlotId::A).unwrap();
+            loader.self_test().unwrap();
+            assert!(loader.files.1.is_empty(), "it was not made anew");
+            let disk = files.disk();
+            assert_eq!(disk["env"], disk["env2"]);
+        }
+    }
+
+    #[test]
+    fn state_that_can_not_be_read_at_all_is_not_made_anew() {
+        let files = Recorder::default();
+        UBoot::new(files.clone(), "env", "env2").repair(SlotId::A, 3).unwrap();
+        let loader = UBoot::new(Worn(files, vec!["env", "env2"]), "env", "env2");
+        assert!(matches!(loader.records(), Err(BootError::Read { .. })));
     }
 }

@@ -6,12 +6,12 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bundle::json;
 use updater_core::slot::SlotId;
 use updater_core::status::{Explanation, Status};
 
 use super::args::{Args, Command};
 use super::bar::Bar;
+use super::evidence::{self, Told};
 use super::exit::{Exit, Failed};
 use super::follow::{self, Goal};
 use super::output::{Output, note};
@@ -79,7 +79,7 @@ pub async fn run(args: Args, output: &Output) -> Result<Exit, Failed> {
             let manifest = manifest.unwrap_or_default();
             change(&place, "Retry", &[&manifest], "Allowed again; `flipside check` looks for it.", output).await
         }
-        Command::Config { what } => Ok(config::run(what, &place.root, output)),
+        Command::Config { what } => Ok(config::run(what, &place.root, place.simulated, output)),
         Command::SelfTest { slot: Some(slot), .. } => selftest::of_slot(&place.device(), &slot, output),
         Command::SelfTest { slot: None, state, etc } => {
             let looked_at = Device::open_with(&place.root, place.simulated, state, etc.as_deref());
@@ -136,12 +136,15 @@ async fn show_history(place: &Place, output: &Output) -> Result<Exit, Failed> {
         Ok(client) => client.history().await,
         Err(e) => Err(e),
     };
+    let device = place.device();
     let outcomes = match asked {
         Ok(outcomes) => outcomes,
-        Err(ClientError::NoBus(_) | ClientError::NoDaemon(_)) => read::history(&place.device()),
+        Err(ClientError::NoBus(_) | ClientError::NoDaemon(_)) => read::history(&device),
         Err(e) => return Err(e.into()),
     };
-    let document = serde_json::json!({"outcomes": json::to_value(&outcomes).unwrap_or_default()});
+    let outcomes = evidence::beside(outcomes, &device.state);
+    let document: Vec<_> = outcomes.iter().map(Told::document).collect();
+    let document = serde_json::json!({"outcomes": document});
     output.page(|| history::render(&outcomes, &place.reader()), &document);
     Ok(Exit::Ok)
 }

@@ -10,10 +10,13 @@ use super::exit::Exit;
 use super::output::Output;
 use super::text;
 use crate::config::{self, Finding, Loaded, Severity};
+use crate::daemon::http_settings;
+use crate::http::Client;
+use crate::system::chain;
 
 /// Runs it.
-pub fn run(what: ConfigCommand, root: &Path, output: &Output) -> Exit {
-    let loaded = config::load(root);
+pub fn run(what: ConfigCommand, root: &Path, simulated: bool, output: &Output) -> Exit {
+    let mut loaded = config::load(root);
     match what {
         ConfigCommand::Show { origin } => {
             let document = json!({"values": json::to_value(&loaded.values).unwrap_or_default(), "origins": loaded.origins,
@@ -22,6 +25,7 @@ pub fn run(what: ConfigCommand, root: &Path, output: &Output) -> Exit {
             Exit::Ok
         }
         ConfigCommand::Check => {
+            loaded.findings.extend(server(&loaded, root, simulated));
             output.page(
                 || check(&loaded.findings),
                 &json!({"findings": json::to_value(&loaded.findings).unwrap_or_default()}),
@@ -30,6 +34,13 @@ pub fn run(what: ConfigCommand, root: &Path, output: &Output) -> Exit {
             if broken { Exit::Failed } else { Exit::Ok }
         }
     }
+}
+
+/// What the words of the files do not show: whether the files they name hold what they should.
+fn server(loaded: &Loaded, root: &Path, simulated: bool) -> Option<Finding> {
+    let error = Client::new(&http_settings(&loaded.config, root, simulated)).err()?;
+    let message = format!("[source] can not be used, nothing is fetched over https: {}", chain(&error));
+    Some(Finding { severity: Severity::Error, file: None, message })
 }
 
 fn show(loaded: &Loaded, origin: bool) -> String {
@@ -80,6 +91,18 @@ mod tests {
         let loaded = config::load(root.path());
         assert_eq!(show(&loaded, true), "channel = \"beta\"  # /etc/flipside/flipside.toml\n");
         assert_eq!(show(&loaded, false), "channel = \"beta\"\n");
+        assert_eq!(server(&loaded, root.path(), false), None);
         assert_eq!(check(&loaded.findings), "warning: /etc/flipside/flipside.toml: unknown key \"typo\" ignored\n");
+    }
+
+    #[test]
+    fn a_file_that_is_named_must_be_there() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("etc/flipside")).unwrap();
+        let text = "[source]\nidentity_file = \"/etc/flipside/me.pem\"\n";
+        std::fs::write(root.path().join("etc/flipside/flipside.toml"), text).unwrap();
+        let found = server(&config::load(root.path()), root.path(), false).unwrap();
+        assert_eq!(found.severity, Severity::Error);
+        assert!(found.message.contains("me.pem"), "{}", found.message);
     }
 }

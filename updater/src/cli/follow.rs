@@ -30,12 +30,11 @@ enum Rest {
 
 fn rest(status: &Status) -> Rest {
     match status.state {
-        StateName::Checking
-        | StateName::Approved
-        | StateName::Writing
-        | StateName::Verifying
-        | StateName::Trying
-        | StateName::Reverting => return Rest::Busy,
+        StateName::Checking | StateName::Trying | StateName::Reverting => return Rest::Busy,
+        // Between two steps there is nothing to wait for; a pause after a failure may be hours.
+        StateName::Approved | StateName::Writing | StateName::Verifying if status.waiting.is_none() => {
+            return Rest::Busy;
+        }
         // The restart is on its way: nobody will be here to see more.
         StateName::Armed => return Rest::Well,
         _ => {}
@@ -264,5 +263,14 @@ mod tests {
         let problem = Problem { reason: Reason::RolloutHalted, detail: "x".into(), at: None, until: None };
         status.waiting = Some(problem.clone());
         assert_eq!(rest(&status), Rest::Held(problem));
+        // An update on its way goes on, unless it pauses after a failure.
+        status.state = StateName::Writing;
+        let problem = Problem { reason: Reason::Network, detail: "no route".into(), at: None, until: None };
+        status.waiting = Some(problem.clone());
+        assert_eq!(rest(&status), Rest::Held(problem));
+        status.operation = Some("writing".into());
+        assert_eq!(rest(&status), Rest::Busy);
+        (status.operation, status.waiting) = (None, None);
+        assert_eq!(rest(&status), Rest::Busy);
     }
 }

@@ -1,24 +1,32 @@
 //! `flipside history` and `flipside explain`, for people. Pure.
 
-use updater_core::history::Outcome;
 use updater_core::status::{Explanation, Finding};
 
+use super::evidence::Told;
 use super::status::{outcome_line, release_line};
 use super::text::{self, Reader};
 
-/// Outcomes, newest first.
+/// Outcomes, newest first, each fallback with what is kept about it.
 #[must_use]
-pub fn render(outcomes: &[Outcome], reader: &Reader) -> String {
+pub fn render(outcomes: &[Told], reader: &Reader) -> String {
     if outcomes.is_empty() {
         return "Nothing happened yet.\n".to_owned();
     }
     let rows: Vec<_> = outcomes
         .iter()
         .rev()
-        .map(|o| {
+        .flat_map(|Told { outcome: o, evidence }| {
             // A clock that was not to be trusted gives no date.
             let date = if o.clock_trusted { reader.date(o.at) } else { format!("{}?", reader.date(o.at)) };
-            vec![date, outcome_line(o, reader)]
+            let mut rows = vec![vec![date, outcome_line(o, reader)]];
+            let mut under = |text: String| rows.push(vec![String::new(), text]);
+            if let Some(kept) = evidence {
+                for check in &kept.checks {
+                    under(format!("  {}: {}", check.name, text::one_line(&check.detail)));
+                }
+                under(format!("  evidence: {}", kept.folder.display()));
+            }
+            rows
         })
         .collect();
     text::table(&rows)
@@ -61,7 +69,9 @@ pub fn render_explanation(explanation: &Explanation, reader: &Reader) -> String 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::evidence::Kept;
     use bundle::reason::Reason;
+    use updater_core::event::{HealthCheck, Verdict};
     use updater_core::status::{ExplainLine, StateName};
 
     fn reader() -> Reader {
@@ -73,9 +83,31 @@ mod tests {
         let (old, mut new) = (crate::dbus::testing::outcome(), crate::dbus::testing::outcome());
         new.at = "2026-11-21T11:00:00Z".parse().unwrap();
         new.clock_trusted = false;
-        let page = render(&[old, new], &reader());
+        let told = |outcome| Told { outcome, evidence: None };
+        let page = render(&[told(old), told(new)], &reader());
         assert!(page.starts_with("2026-11-21 11:00?"), "{page}");
         assert_eq!(page.lines().count(), 2);
+    }
+
+    #[test]
+    fn a_fallback_says_what_failed_and_where_the_rest_is() {
+        let check = HealthCheck {
+            name: "program:10-app".into(),
+            required: true,
+            verdict: Verdict::Failed,
+            detail: "exit code 1: dead\nand more".into(),
+            restarts: 0,
+        };
+        let folder = "/var/lib/flipside/evidence/1-b".into();
+        let told =
+            Told { outcome: crate::dbus::testing::outcome(), evidence: Some(Kept { folder, checks: vec![check] }) };
+        let page = render(&[told], &reader());
+        let lines: Vec<_> = page.lines().skip(1).map(str::trim_start).collect();
+        assert_eq!(
+            lines,
+            ["program:10-app: exit code 1: dead …", "evidence: /var/lib/flipside/evidence/1-b"],
+            "{page}"
+        );
     }
 
     #[test]

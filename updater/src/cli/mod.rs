@@ -6,6 +6,7 @@ pub mod args;
 mod bar;
 mod commands;
 mod config;
+mod evidence;
 pub mod exit;
 mod follow;
 mod help;

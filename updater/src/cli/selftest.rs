@@ -18,6 +18,8 @@ use super::output::Output;
 use super::text;
 use crate::config::Severity;
 use crate::daemon::device::Device;
+use crate::daemon::http_settings;
+use crate::http::Client;
 use crate::rehearsal::sandbox;
 use crate::seams::{BootControl, Clock, JournalStore};
 use crate::slots::device::resolve;
@@ -81,6 +83,7 @@ fn tests(device: &Device, elsewhere: bool) -> Vec<Test> {
     tests.push(keys(device));
     tests.push(state(device, elsewhere));
     if !elsewhere {
+        tests.push(server(device));
         tests.extend(slots(device));
         tests.push(boot_control(device));
         tests.push(space(device));
@@ -118,6 +121,14 @@ fn keys(device: &Device) -> Test {
         format!("trust root version {}, expires {}, regions: {}", root.version, root.expires, regions.join(", "))
     });
     test("keys", opened)
+}
+
+/// Nobody is asked: whether what is configured can be used.
+fn server(device: &Device) -> Test {
+    let config = &device.loaded.config;
+    let settings = http_settings(config, &device.root, device.simulated);
+    let url = config.source.url.as_deref().unwrap_or("no update server is configured");
+    test("server", Client::new(&settings).map(|_| url.to_owned()).map_err(|e| chain(&e)))
 }
 
 fn state(device: &Device, elsewhere: bool) -> Test {
@@ -189,13 +200,23 @@ fn one_folder(image: &str, path: &Path) -> Result<String, String> {
 
 fn boot_control(device: &Device) -> Test {
     let tested = device.boot_control().self_test();
-    let backend = &device.loaded.config.boot.backend;
+    let backend = device.loaded.config.boot.backend.as_str();
+    let proven = counting(backend, device.root.join("sys/firmware/efi/efivars").is_dir());
     test(
         "boot",
-        tested
-            .map(|()| format!("{backend}: state readable and writable, counting in effect"))
-            .map_err(|e| e.to_string()),
+        tested.map(|()| format!("{backend}: state readable and writable; {proven}")).map_err(|e| e.to_string()),
     )
+}
+
+/// What a passed test of this backend says about counting, and not more.
+const fn counting(backend: &str, variables: bool) -> &'static str {
+    match (backend.as_bytes(), variables) {
+        (b"systemd-boot", true) => "the boot loader says that it counts",
+        (b"systemd-boot", false) => "without firmware variables it can not be seen whether the boot loader counts",
+        (b"grub" | b"uboot", _) => "the script that counts has started this system",
+        (b"sim", _) => "counting is simulated",
+        _ => "the program says that all is well",
+    }
 }
 
 fn space(device: &Device) -> Test {
@@ -246,6 +267,33 @@ mod tests {
             found.iter().filter(|t| t.verdict == Verdict::Failed).map(|t| t.subject.as_str()).collect();
         assert_eq!(failed.get(..3), Some(["keys", "slot", "slots"].as_slice()));
         assert!(render(&found).contains("FAILED"));
+    }
+
+    #[test]
+    fn a_server_that_can_not_be_asked_as_configured_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let verdict = || {
+            let test = server(&Device::open(root.path(), false));
+            (test.verdict, test.sentence)
+        };
+        assert_eq!(verdict().0, Verdict::Ok);
+        fs::create_dir_all(root.path().join("etc/flipside")).unwrap();
+        let config = "[source]\nurl = \"https://h/x\"\nca_file = \"/etc/flipside/ca.pem\"\n";
+        fs::write(root.path().join("etc/flipside/flipside.toml"), config).unwrap();
+        let (failed, sentence) = verdict();
+        assert_eq!(failed, Verdict::Failed);
+        assert!(sentence.contains("etc/flipside/ca.pem"), "{sentence}");
+        let ca = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/ca.pem");
+        fs::copy(ca, root.path().join("etc/flipside/ca.pem")).unwrap();
+        assert_eq!(verdict(), (Verdict::Ok, "https://h/x".to_owned()));
+    }
+
+    #[test]
+    fn of_counting_no_more_is_said_than_was_proven() {
+        assert!(counting("systemd-boot", true).contains("says that it counts"));
+        assert!(counting("systemd-boot", false).contains("can not be seen"));
+        assert!(counting("grub", true).contains("has started this system"));
+        assert!(counting("custom", true).contains("the program"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use updater_core::machine::Setup;
 use updater_core::slot::{PerSlot, SlotId};
 
 use crate::bootctl::control::Control;
+use crate::bootctl::counted::Counted;
 use crate::bootctl::custom::Custom;
 use crate::bootctl::error::BootError;
 use crate::bootctl::files::Rooted;
@@ -147,9 +148,12 @@ impl Device {
                 );
                 if self.is_wrong_guess(&loader) { Box::new(NoLoader(NOT_NAMED.to_owned())) } else { Box::new(loader) }
             }
-            "grub" => Box::new(Grub::new(rooted(), relative(&boot.grubenv))),
+            "grub" => Box::new(Counted::new(Grub::new(rooted(), relative(&boot.grubenv)), self.roots().proc, "grub")),
             "uboot" => match boot.uboot_env.as_slice() {
-                [first, second] => Box::new(UBoot::new(rooted(), relative(first), relative(second))),
+                [first, second] => {
+                    let loader = UBoot::new(rooted(), relative(first), relative(second));
+                    Box::new(Counted::new(loader, self.roots().proc, "uboot"))
+                }
                 _ => Box::new(NoLoader("boot.uboot_env must name two files".to_owned())),
             },
             "custom" => Box::new(Custom::new(under(&self.root, &boot.program), PROGRAM_PATIENCE)),
@@ -289,6 +293,17 @@ mod tests {
         fs::write(entries.join("flipside-b.conf"), "title x\nversion 0000000001\n").unwrap();
         let facts = device.boot_control().facts().unwrap();
         assert!(facts.confirmed_booted().is_some(), "{facts:?}");
+    }
+
+    #[test]
+    fn only_a_script_that_counts_is_relied_on() {
+        use crate::bootctl::loader::Loader as _;
+        let (root, device) = device("[boot]\nbackend = \"grub\"\ngrubenv = \"/grubenv\"\n");
+        Grub::new(Rooted::new(root.path()), "grubenv").repair(SlotId::B, 3).unwrap();
+        let error = device.boot_control().self_test().unwrap_err();
+        assert!(error.detail.contains("flipside.counted=grub"), "{error}");
+        fs::write(root.path().join("proc/cmdline"), "quiet flipside.slot=b flipside.counted=grub\n").unwrap();
+        device.boot_control().self_test().unwrap();
     }
 
     #[test]

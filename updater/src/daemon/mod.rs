@@ -25,7 +25,7 @@ use crate::system::notify::{Notifier, watchdog_interval};
 use crate::system::{chain, log};
 use device::Device;
 use seams::Assembled;
-pub use seams::trust;
+pub use seams::{http_settings, trust};
 
 /// The engine's loop must answer within this, or the watchdog is not fed.
 const PULSE: Duration = Duration::from_secs(20);
@@ -80,7 +80,7 @@ pub async fn run(device: Device, options: Options) -> anyhow::Result<()> {
         Some(bus) => Some(bus.clone()),
         None => Bus::systemd().await.inspect_err(|e| tracing::warn!(error = chain(e), "asking systemd")).ok(),
     };
-    let Assembled { seams, restart, poster, handed } = seams::assemble(&device, host)?;
+    let Assembled { seams, restart, poster, handed } = seams::assemble(&device, host);
     // Ends with the process; what it has not delivered stays in the spool.
     if let Some(poster) = poster {
         tokio::spawn(poster.run());

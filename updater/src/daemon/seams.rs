@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bundle::trust::{Role, Roles, TrustRoot};
@@ -12,13 +12,14 @@ use jiff::Timestamp;
 use super::device::Device;
 use super::served::Served;
 use super::sim::{Restart, SimRebooter};
+use crate::config::{Config, under};
 use crate::dbus::Bus;
 use crate::engine::Seams;
 use crate::handed::Handed;
 use crate::health::evidence::EvidenceFolder;
 use crate::health::{SystemHealth, Systemd};
 use crate::http::retry::Patience;
-use crate::http::{Client, FetchError, Settings};
+use crate::http::{Bearer, Client, Location, Settings};
 use crate::install::place::Finder;
 use crate::install::{Pipeline, Setup};
 use crate::rehearsal::{NoRehearsal, SelfTest};
@@ -59,12 +60,9 @@ pub(super) struct Assembled {
 
 /// Puts the adapters together. `host` is where logind and systemd are asked: none for a simulated device, which
 /// must not ask the machine it lives on for anything.
-///
-/// # Errors
-/// Not even a bare HTTP client can be made.
-pub(super) fn assemble(device: &Device, host: Option<Bus>) -> Result<Assembled, FetchError> {
+pub(super) fn assemble(device: &Device, host: Option<Bus>) -> Assembled {
     let config = &device.loaded.config;
-    let client = client(device)?;
+    let client = client(device);
     let trust = Arc::new(trust(device).unwrap_or_else(|e| {
         tracing::error!(error = chain(&e), "no trust root: every release is refused");
         TrustStore::of(nobody(), &device.state.join("trust"))
@@ -102,7 +100,7 @@ pub(super) fn assemble(device: &Device, host: Option<Bus>) -> Result<Assembled, 
         reports: spool,
         trust,
     };
-    Ok(Assembled { seams, restart, poster, handed })
+    Assembled { seams, restart, poster, handed }
 }
 
 fn poster(device: &Device, client: &Client, spool: &Arc<Spool>) -> Option<Poster> {
@@ -129,7 +127,7 @@ fn evidence(device: &Device) -> EvidenceFolder {
     if device.simulated {
         EvidenceFolder::of_simulation(&device.state)
     } else {
-        EvidenceFolder::of_systemd(&device.state)
+        EvidenceFolder::of_systemd(&device.state, &device.root, device.booted())
     }
 }
 
@@ -163,29 +161,46 @@ fn install(device: &Device, client: Client, trust: Arc<TrustStore>, handed: Hand
     }
 }
 
-fn client(device: &Device) -> Result<Client, FetchError> {
-    let source = &device.loaded.config.source;
-    let settings = Settings {
+/// How this device talks to servers.
+#[must_use]
+pub fn http_settings(config: &Config, root: &Path, simulated: bool) -> Settings {
+    let source = &config.source;
+    // A simulated device has the files of the machine it lives on.
+    let at = |path: &PathBuf| if simulated { path.clone() } else { under(root, path) };
+    Settings {
         connect_timeout: source.connect_timeout,
         idle_timeout: source.idle_timeout,
         min_bytes_per_second: source.minimum_bytes_per_second,
         max_bytes_per_second: source.maximum_bytes_per_second,
-        ca_file: source.ca_file.clone(),
-        identity_file: source.identity_file.clone(),
+        ca_file: source.ca_file.as_ref().map(at),
+        identity_file: source.identity_file.as_ref().map(at),
         proxy: source.proxy.clone(),
-        bearer: token(std::env::var_os("CREDENTIALS_DIRECTORY").as_deref().map(Path::new)),
+        bearer: bearer(std::env::var_os("CREDENTIALS_DIRECTORY").as_deref().map(Path::new), source.url.as_deref()),
         ..Settings::default()
-    };
-    Client::new(&settings).or_else(|e| {
-        // Without its files the server will refuse us, and says so; local bundles still work.
-        tracing::error!(error = chain(&e), "the settings of the update server can not be used");
-        Client::new(&Settings::default())
+    }
+}
+
+fn client(device: &Device) -> Client {
+    let settings = http_settings(&device.loaded.config, &device.root, device.simulated);
+    Client::new(&settings).unwrap_or_else(|e| {
+        tracing::error!(
+            error = chain(&e),
+            "the settings of the update server can not be used: nothing goes over https"
+        );
+        Client::closed(&settings, &e)
     })
 }
 
-fn token(credentials: Option<&Path>) -> Option<String> {
+/// The token from systemd, for the server of `source.url` and no other.
+fn bearer(credentials: Option<&Path>, server: Option<&str>) -> Option<Bearer> {
     let text = fs::read_to_string(credentials?.join(TOKEN)).ok()?;
-    Some(text.trim().to_owned()).filter(|token| !token.is_empty())
+    let token = Some(text.trim()).filter(|token| !token.is_empty())?;
+    let Ok(Location::Web(home)) = Location::parse(server?) else { return None };
+    if home.scheme() == "http" {
+        tracing::warn!("source.url is http: the token of the update server can be read by whoever is on the line");
+    }
+    // A server that wants one will refuse us, and says so.
+    Bearer::new(token, home).inspect_err(|e| tracing::error!(error = chain(e), "no token is sent")).ok()
 }
 
 /// A root that believes nobody.
@@ -198,5 +213,23 @@ fn nobody() -> TrustRoot {
         roles: Roles { root: none(), release: none() },
         regions: BTreeMap::new(),
         crit: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_is_the_update_servers() {
+        let credentials = tempfile::tempdir().unwrap();
+        let given = |server| bearer(Some(credentials.path()), server);
+        assert!(given(Some("https://h/x")).is_none(), "there is none yet");
+        fs::write(credentials.path().join(TOKEN), "secret\n").unwrap();
+        let bearer = given(Some("https://h/x")).unwrap();
+        let header = |url: &str| bearer.header_for(&url.parse().unwrap());
+        assert_eq!(header("https://h/y").unwrap(), "Bearer secret");
+        assert_eq!(header("https://reports/"), None);
+        assert!(given(Some("/srv/www")).is_none() && given(None).is_none());
     }
 }

@@ -13,6 +13,9 @@ const MANAGER: Peer<'_> = Peer {
 /// Who we are in the list of inhibitors.
 pub const WHO: &str = "Flipside";
 
+/// `RebootWithFlags` in spite of all locks (org.freedesktop.login1(5), since systemd 257).
+const SKIP_INHIBITORS: u64 = 1 << 4;
+
 /// An inhibitor lock as logind lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inhibitor {
@@ -22,7 +25,7 @@ pub struct Inhibitor {
     pub who: String,
     /// Why.
     pub why: String,
-    /// `block` or `delay`.
+    /// `block`, `block-weak` (does not bind root) or `delay`.
     pub mode: String,
 }
 
@@ -34,6 +37,14 @@ impl Bus {
     pub async fn reboot_by_logind(&self) -> Result<(), BusError> {
         // false: never ask a person for a password.
         self.call(MANAGER, "Reboot", arguments((false,))).await
+    }
+
+    /// Reboots in an orderly way, block locks of others or not.
+    ///
+    /// # Errors
+    /// logind does not answer, or is too old to know the flag; such a one lets root past the locks anyway.
+    pub async fn reboot_past_inhibitors(&self) -> Result<(), BusError> {
+        self.call(MANAGER, "RebootWithFlags", arguments((SKIP_INHIBITORS,))).await
     }
 
     /// Takes a lock against shutdown and sleep; released when the descriptor is closed.

@@ -15,6 +15,8 @@ pub mod systemd1;
 pub mod values;
 
 #[cfg(test)]
+mod system_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
@@ -70,6 +72,14 @@ pub enum BusError {
         /// Why not.
         source: zbus::Error,
     },
+}
+
+impl BusError {
+    /// True when the peer said no by this name.
+    #[must_use]
+    pub fn is_named(&self, name: &str) -> bool {
+        matches!(self, Self::Call { source: zbus::Error::MethodError(said, ..), .. } if said.as_str() == name)
+    }
 }
 
 /// A connection to the system bus, for asking others.

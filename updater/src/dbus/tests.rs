@@ -1,7 +1,6 @@
 //! The service on a private bus, with an engine made of paper behind it.
 
 use std::io::Write as _;
-use std::process::Command as Process;
 use std::time::Duration;
 
 use bundle::reason::Reason;
@@ -14,9 +13,11 @@ use zbus::fdo::{IntrospectableProxy, PropertiesProxy};
 use super::announce::serve;
 use super::authorize::Authorizer;
 use super::client::{Client, ClientError};
-use super::testing::{PaperEngine, PrivateBus, outcome};
+use super::testing::{PaperEngine, PrivateBus};
 use super::{NAME, PATH};
 use crate::handed::Handed;
+
+mod authorization;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -71,91 +72,6 @@ async fn changes_reach_the_engine_and_refusals_come_back_typed() {
     assert_eq!((reason, detail.as_str()), (Reason::BlockedAfterFallback, "57 failed"));
     let error = s.client.change("Activate", &["c"]).await.unwrap_err();
     assert!(matches!(error, ClientError::Refused { reason: Reason::SlotUnknown, .. }), "{error:?}");
-}
-
-#[tokio::test]
-async fn strangers_read_and_change_nothing() {
-    // The owner is somebody else, and there is no polkit on this bus.
-    let mut s = set_up(me().wrapping_add(1)).await;
-    for (method, texts) in [("Check", [].as_slice()), ("Reboot", &[]), ("Confirm", &[]), ("Activate", &["b"])] {
-        let answer = s.client.change(method, texts).await;
-        let error = answer.unwrap_err();
-        assert!(matches!(error, ClientError::Refused { reason: Reason::NotAuthorized, .. }), "{method}: {error:?}");
-    }
-    let error = s.client.install("/x", None, &[]).await.unwrap_err();
-    assert!(matches!(error, ClientError::Refused { reason: Reason::NotAuthorized, .. }), "{error:?}");
-    assert_eq!(s.client.explain().await.unwrap().0.booted_slot, Some(SlotId::A));
-    assert_eq!(s.client.history().await.unwrap(), [outcome()]);
-    assert!(s.engine.seen.try_recv().is_err(), "the engine was asked");
-}
-
-/// polkit's authority, as far as we ask it.
-struct PaperPolkit {
-    grants: &'static str,
-    asked: tokio::sync::mpsc::UnboundedSender<(String, String)>,
-}
-
-#[zbus::interface(name = "org.freedesktop.PolicyKit1.Authority")]
-impl PaperPolkit {
-    fn check_authorization(
-        &self,
-        subject: (String, std::collections::HashMap<String, zbus::OwnedVariant>),
-        action: String,
-        _details: std::collections::HashMap<String, String>,
-        _flags: u32,
-        _cancellation: String,
-    ) -> (bool, bool, std::collections::HashMap<String, String>) {
-        let name = <&str>::try_from(&subject.1["name"]).unwrap().to_owned();
-        assert_eq!(subject.0, "system-bus-name");
-        let granted = action == self.grants;
-        self.asked.send((name, action)).unwrap();
-        (granted, false, std::collections::HashMap::new())
-    }
-}
-
-#[tokio::test]
-async fn polkit_is_asked_about_the_sender_and_obeyed() {
-    let mut s = set_up(me().wrapping_add(1)).await;
-    let (asked, mut questions) = tokio::sync::mpsc::unbounded_channel();
-    let polkit = PaperPolkit { grants: "org.flipside.updater1.check", asked };
-    let _polkit = s
-        .bus
-        .builder()
-        .serve_at("/org/freedesktop/PolicyKit1/Authority", polkit)
-        .name("org.freedesktop.PolicyKit1")
-        .build()
-        .await
-        .unwrap();
-    s.client.change("Check", &[]).await.unwrap();
-    assert_eq!(s.engine.seen.recv().await, Some(Command::Check { by_operator: true }));
-    let me = s.client.unique_name();
-    assert_eq!(questions.recv().await.unwrap(), (me.clone(), "org.flipside.updater1.check".into()));
-    let error = s.client.change("Reject", &["b", "no"]).await.unwrap_err();
-    assert!(matches!(error, ClientError::Refused { reason: Reason::NotAuthorized, .. }), "{error:?}");
-    assert_eq!(questions.recv().await.unwrap(), (me, "org.flipside.updater1.rollback".into()));
-}
-
-/// As a real other user, with busctl, the way an operator would try it. Needs root to become somebody else.
-#[tokio::test]
-async fn busctl_of_an_ordinary_user_reads_and_is_refused() {
-    if me() != 0 {
-        eprintln!("NOT RUN: needs root to become another user");
-        return;
-    }
-    let s = set_up(0).await;
-    let busctl = |arguments: &'static [&'static str]| {
-        let address = s.bus.address.clone();
-        tokio::task::spawn_blocking(move || {
-            let mut command = Process::new("setpriv");
-            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "busctl"]);
-            command.arg(format!("--address={address}")).args(arguments).output().unwrap()
-        })
-    };
-    let read = busctl(&["get-property", NAME, PATH, NAME, "State"]).await.unwrap();
-    assert_eq!(String::from_utf8_lossy(&read.stdout), "s \"idle\"\n");
-    let change = busctl(&["call", NAME, PATH, NAME, "Reboot"]).await.unwrap();
-    assert!(!change.status.success());
-    assert!(String::from_utf8_lossy(&change.stderr).contains("org.flipside.updater1.reboot"), "{change:?}");
 }
 
 #[tokio::test]
@@ -241,6 +157,40 @@ async fn only_what_changed_is_announced() {
     let arguments = signal.args().unwrap();
     let names: Vec<_> = arguments.changed_properties().keys().collect();
     assert_eq!(names, [&"State"]);
+}
+
+/// A bar needs a few pictures a second; each signal wakes every listener.
+#[tokio::test]
+async fn progress_is_announced_a_few_times_a_second_and_a_change_of_state_at_once() {
+    let s = set_up(me()).await;
+    let listener = s.bus.builder().build().await.unwrap();
+    let properties = PropertiesProxy::builder(&listener).destination(NAME).path(PATH).build().await.unwrap();
+    let mut signals = properties.receive_properties_changed().await.unwrap();
+    let progress = |bytes_done| {
+        let phase = ProgressPhase::Writing;
+        Some(Progress { phase, bytes_done, bytes_total: 1000, bytes_reused: 0, bytes_per_second: 1 })
+    };
+    let began = std::time::Instant::now();
+    for done in 0..200 {
+        s.engine.status.send_modify(|status| status.progress = progress(done));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    s.engine.status.send_modify(|status| status.state = StateName::Verifying);
+    let mut pictures = 0;
+    loop {
+        let next = std::future::poll_fn(|cx| {
+            zbus::export::futures_core::Stream::poll_next(std::pin::Pin::new(&mut signals), cx)
+        });
+        let signal = within(next).await.unwrap();
+        let arguments = signal.args().unwrap();
+        let changed = arguments.changed_properties();
+        pictures += usize::from(changed.contains_key("Progress"));
+        if changed.contains_key("State") {
+            break;
+        }
+    }
+    let most = usize::try_from(began.elapsed().as_millis() / 250).unwrap() + 2;
+    assert!((2..=most).contains(&pictures), "{pictures} signals, {most} at most");
 }
 
 /// The checked-in interface is the one served. `FLIPSIDE_BLESS=1` writes the file anew.

@@ -23,6 +23,7 @@ use crate::trust::TrustStore;
 mod documents;
 pub mod handle;
 mod task;
+mod told;
 mod work;
 
 pub use handle::{Command, EngineGone, Handle, Reply};

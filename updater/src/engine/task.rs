@@ -17,10 +17,10 @@ use updater_core::machine::Machine;
 use updater_core::policy::Policy;
 use updater_core::status::{Progress, StateName, Status};
 
+use super::told::Told;
 use super::work::{self, Context, blocking};
 use super::{Command, Reply, Seams, internal, persist_first};
 use crate::seams::{Cancel, ProgressSink};
-use crate::system::messages;
 
 /// How often progress reaches the status. Faster helps nobody; slower looks stuck.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(300);
@@ -44,6 +44,7 @@ pub(super) struct Engine {
     status: watch::Sender<Status>,
     idle: watch::Sender<bool>,
     internal: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
+    told: Told,
 }
 
 struct Running {
@@ -70,6 +71,7 @@ impl Engine {
             status,
             idle,
             internal: mpsc::unbounded_channel(),
+            told: Told::default(),
         }
     }
 
@@ -230,11 +232,11 @@ impl Engine {
         self.progress.borrow().as_ref().copied().filter(|_| moving && self.running.is_some())
     }
 
+    /// One line for each state that was reached, and one for each new reason not to go on.
     fn log_passages(&mut self) {
-        for passage in self.machine.take_passages() {
-            let message_id = messages::reached(passage.to);
-            tracing::info!(from = passage.from.as_str(), to = passage.to.as_str(), message_id, "state");
-        }
+        let passages = self.machine.take_passages();
+        let status = self.machine.status(&self.seams.clock.now());
+        self.told.log(&passages, &status);
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::path::Path;
-use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+use crate::system::contained;
 
 /// Output kept per stream; the rest is read and dropped, so that a chatty check does not block on a full pipe.
 const KEEP: usize = 4 * 1024;
@@ -69,26 +70,12 @@ pub async fn run(program: &Path, arguments: &[&str], limit: Duration) -> Run {
 }
 
 fn start(program: &Path, arguments: &[&str]) -> io::Result<Child> {
-    Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // Its own group, so that one signal reaches its children too.
-        .process_group(0)
-        .kill_on_drop(true)
-        // Not ours to hand on: a check must not tell the service manager that we are ready, or feed our watchdog.
-        .env_remove("NOTIFY_SOCKET")
-        .env_remove("WATCHDOG_USEC")
-        .env_remove("WATCHDOG_PID")
-        .spawn()
+    Command::from(contained::command(program, arguments)).kill_on_drop(true).spawn()
 }
 
 async fn watch(mut child: Child, limit: Duration, keep: usize) -> Run {
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    // Readers are tasks of their own: what was said before a time-out must not be lost with a dropped future.
-    let readers = [tokio::spawn(keep_beginning(out, keep)), tokio::spawn(keep_beginning(err, keep))];
+    let group = child.id();
+    let readers = [Reader::start(child.stdout.take(), keep), Reader::start(child.stderr.take(), keep)];
     let end = match tokio::time::timeout(limit, child.wait()).await {
         Ok(Ok(status)) => {
             use std::os::unix::process::ExitStatusExt;
@@ -98,28 +85,45 @@ async fn watch(mut child: Child, limit: Duration, keep: usize) -> Run {
         Ok(Err(e)) => End::NotRun(e.to_string()),
         Err(_) => End::TimedOut(limit),
     };
-    if let Some(group) = group {
-        // Fails when nobody is left in the group, which is what we want.
-        let _ = killpg(group, Signal::SIGKILL);
-    }
+    contained::kill_group(group);
     // Reaps it after a time-out; it was just killed, so this does not wait.
     let _ = child.wait().await;
     let mut output = String::new();
     for reader in readers {
-        output.push_str(&reader.await.unwrap_or_default());
+        output.push_str(&reader.text().await);
     }
     Run { end, output }
 }
 
-async fn keep_beginning(stream: Option<impl AsyncRead + Unpin>, keep: usize) -> String {
-    let Some(mut stream) = stream else { return String::new() };
-    let mut kept = Vec::new();
+/// Reads a stream as a task of its own: what was said before a time-out must not be lost with a dropped future.
+struct Reader {
+    kept: Arc<Mutex<Vec<u8>>>,
+    task: JoinHandle<()>,
+}
+
+impl Reader {
+    fn start(stream: Option<impl AsyncRead + Unpin + Send + 'static>, keep: usize) -> Self {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        Self { kept: Arc::clone(&kept), task: tokio::spawn(keep_beginning(stream, keep, kept)) }
+    }
+
+    /// What came until now, and what still comes at once.
+    async fn text(mut self) -> String {
+        if tokio::time::timeout(contained::LAST_WORDS, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
+        String::from_utf8_lossy(&self.kept.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+}
+
+async fn keep_beginning(stream: Option<impl AsyncRead + Unpin>, keep: usize, kept: Arc<Mutex<Vec<u8>>>) {
+    let Some(mut stream) = stream else { return };
     let mut buffer = [0; 1024];
     while let Ok(n @ 1..) = stream.read(&mut buffer).await {
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         let room = keep.saturating_sub(kept.len());
         kept.extend(buffer.iter().take(n.min(room)));
     }
-    String::from_utf8_lossy(&kept).into_owned()
 }
 
 #[cfg(test)]
@@ -172,6 +176,14 @@ mod tests {
     async fn a_child_that_holds_the_pipe_does_not_hang_us() {
         let began = Instant::now();
         let run = shell("sleep 1000 & echo done", Duration::from_secs(60)).await;
+        assert_eq!(run, Run { end: End::Exited(0), output: "done\n".into() });
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+
+    #[tokio::test]
+    async fn a_child_that_left_the_group_does_not_hang_us_either() {
+        let began = Instant::now();
+        let run = shell("setsid sleep 20 & echo done", Duration::from_secs(60)).await;
         assert_eq!(run, Run { end: End::Exited(0), output: "done\n".into() });
         assert!(began.elapsed() < Duration::from_secs(30));
     }

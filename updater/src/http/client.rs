@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Response, StatusCode, Url, redirect};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, redirect};
 
+use super::bearer::Bearer;
 use super::body::{Body, Limits};
 use super::error::FetchError;
 use super::throttle::Throttle;
@@ -37,8 +38,8 @@ pub struct Settings {
     pub identity_file: Option<PathBuf>,
     /// Proxy for all requests, `http://host:port`; none: no proxy, whatever the environment says.
     pub proxy: Option<String>,
-    /// Bearer token for the `Authorization` header.
-    pub bearer: Option<String>,
+    /// Token for the `Authorization` header of requests to its own server.
+    pub bearer: Option<Bearer>,
 }
 
 impl Default for Settings {
@@ -63,6 +64,9 @@ impl Default for Settings {
 pub struct Client {
     /// None: only local files.
     inner: Option<reqwest::Client>,
+    /// What is wrong with the settings; nothing goes over `https` then.
+    broken: Option<String>,
+    bearer: Option<Bearer>,
     limits: Limits,
     throttle: Option<Arc<Throttle>>,
 }
@@ -94,20 +98,25 @@ impl Client {
             }),
         };
         let inner = inner.map_err(|error| setup("building the client", &error))?;
+        Ok(Self::of(Some(inner), settings, None))
+    }
+
+    /// A client for settings that can not be used, because of `why`: it fails closed. Nothing goes over `https`, where it
+    /// would believe other authorities than the configured ones or not show who it is, and nothing past a proxy that is
+    /// configured. Time-outs and rate limit hold. Local files, and `http` where it is reached as configured, still bring
+    /// what repairs the settings.
+    #[must_use]
+    pub fn closed(settings: &Settings, why: &FetchError) -> Self {
+        let usable = Settings { ca_file: None, identity_file: None, ..settings.clone() };
+        let inner = builder(&usable).ok().and_then(|builder| builder.tls_certs_only([]).build().ok());
+        Self::of(inner, settings, Some(why.to_string()))
+    }
+
+    fn of(inner: Option<reqwest::Client>, settings: &Settings, broken: Option<String>) -> Self {
         let limits =
             Limits { idle: settings.idle_timeout, floor: settings.min_bytes_per_second, window: settings.rate_window };
         let throttle = settings.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate)));
-        Ok(Self { inner: Some(inner), limits, throttle })
-    }
-
-    /// A client with default settings; where not even that can be had, one for local files only. For a device whose
-    /// settings are broken: it must still be able to install what repairs them.
-    #[must_use]
-    pub fn bare() -> Self {
-        let settings = Settings::default();
-        let limits =
-            Limits { idle: settings.idle_timeout, floor: settings.min_bytes_per_second, window: settings.rate_window };
-        Self::new(&settings).unwrap_or(Self { inner: None, limits, throttle: None })
+        Self { inner, broken, bearer: settings.bearer.clone(), limits, throttle }
     }
 
     /// Hands `body` to `url`; any successful status will do, and what the answer says does not matter.
@@ -116,8 +125,7 @@ impl Client {
     /// [`FetchError`]: no answer in time, an error status or a refused redirect.
     pub async fn post(&self, url: &Url, kind: &'static str, body: Vec<u8>) -> Result<(), FetchError> {
         let host = url.host_str().unwrap_or_default().to_owned();
-        let inner = self.inner.as_ref().ok_or_else(|| FetchError::Setup("no HTTP client".into()))?;
-        let request = inner.post(url.clone()).header(CONTENT_TYPE, kind).body(body).send();
+        let request = self.request(Method::POST, url)?.header(CONTENT_TYPE, kind).body(body).send();
         check_status(&host, &self.answer(&host, request).await?)
     }
 
@@ -127,13 +135,23 @@ impl Client {
     /// [`FetchError`]: no answer in time, an error status, a refused redirect, or a web page.
     pub async fn get(&self, url: &Url, headers: HeaderMap) -> Result<(Head, Body), FetchError> {
         let host = url.host_str().unwrap_or_default().to_owned();
-        let inner = self.inner.as_ref().ok_or_else(|| FetchError::Setup("no HTTP client".into()))?;
-        let request = inner.get(url.clone()).headers(headers).send();
+        let request = self.request(Method::GET, url)?.headers(headers).send();
         let response = self.answer(&host, request).await?;
         check_status(&host, &response)?;
         let head = Head { status: response.status(), headers: response.headers().clone() };
         let body = Body::new(host, response, self.limits, self.throttle.clone());
         Ok((head, body))
+    }
+
+    fn request(&self, method: Method, url: &Url) -> Result<RequestBuilder, FetchError> {
+        let refused = || FetchError::Unusable(self.broken.clone().unwrap_or_default());
+        let usable = self.broken.is_none() || url.scheme() != "https";
+        let inner = self.inner.as_ref().filter(|_| usable).ok_or_else(refused)?;
+        let request = inner.request(method, url.clone());
+        Ok(match self.bearer.as_ref().and_then(|bearer| bearer.header_for(url)) {
+            Some(token) => request.header(AUTHORIZATION, token),
+            None => request,
+        })
     }
 
     async fn answer(
@@ -177,12 +195,6 @@ fn builder(settings: &Settings) -> Result<reqwest::ClientBuilder, FetchError> {
     let mut headers = HeaderMap::new();
     // A bundle is compressed already, and ranges count bytes as stored.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    if let Some(token) = &settings.bearer {
-        let mut value =
-            HeaderValue::from_str(&format!("Bearer {}", token.trim())).map_err(|error| setup("the token", &error))?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
-    }
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("flipside/", env!("CARGO_PKG_VERSION")))
         .default_headers(headers)
@@ -261,6 +273,28 @@ mod tests {
         assert_eq!(refusal(&after(&secure, 1), &plain), Some("it leaves https"));
         assert_eq!(refusal(&after(&secure, MAX_REDIRECTS), &secure), None);
         assert_eq!(refusal(&after(&secure, MAX_REDIRECTS + 1), &secure), Some("too many"));
+    }
+
+    #[tokio::test]
+    async fn settings_that_can_not_be_used_close_what_depends_on_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let junk = folder.path().join("junk.pem");
+        fs::write(&junk, "no certificate").unwrap();
+        let limited = || Settings { max_bytes_per_second: Some(1000), ..Settings::default() };
+        let open = |scheme: &str| Url::parse(&format!("{scheme}://127.0.0.1:1/x")).unwrap();
+        for (settings, http_too) in [
+            (Settings { ca_file: Some("/nonexistent".into()), ..limited() }, false),
+            (Settings { ca_file: Some(junk.clone()), ..limited() }, false),
+            (Settings { identity_file: Some(junk.clone()), ..limited() }, false),
+            (Settings { proxy: Some("no address".into()), ..limited() }, true),
+        ] {
+            let client = Client::closed(&settings, &Client::new(&settings).unwrap_err());
+            assert!(client.throttle.is_some(), "{settings:?}");
+            let error = client.get(&open("https"), HeaderMap::new()).await.unwrap_err();
+            assert!(matches!(error, FetchError::Unusable(_)), "{settings:?}: {error:?}");
+            let error = client.get(&open("http"), HeaderMap::new()).await.unwrap_err();
+            assert_eq!(matches!(error, FetchError::Unusable(_)), http_too, "{settings:?}: {error:?}");
+        }
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Fetches one small document, from the web or a local folder, never more than its limit.
 
-use std::fs::File;
 use std::io::Read as _;
 
 use reqwest::header::{ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH};
 
 use super::client::Client;
 use super::error::FetchError;
+use super::local;
 use super::location::Location;
 
 /// Most bytes any signed document may have.
@@ -65,7 +65,7 @@ pub async fn fetch_unless(
         Location::File(path) => {
             let failed = |source| FetchError::File { path: path.display().to_string(), source };
             let mut bytes = Vec::new();
-            File::open(path).map_err(failed)?.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+            local::open_regular(path).await.map_err(failed)?.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
             if bytes.len() as u64 > limit {
                 return Err(FetchError::TooLarge { limit });
             }

@@ -10,6 +10,9 @@ pub enum FetchError {
     /// The HTTP client could not be set up from the configuration.
     #[error("setting up HTTP: {0}")]
     Setup(String),
+    /// What is configured for the update server can not be used, so that nobody is asked.
+    #[error("nothing is fetched, because the settings of the update server can not be used: {0}")]
+    Unusable(String),
     /// Not an address this updater can fetch from.
     #[error("{0} is no http, https or file address")]
     Address(String),
@@ -102,7 +105,7 @@ impl FetchError {
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Setup(_) | Self::Address(_) => Reason::Internal,
+            Self::Setup(_) | Self::Unusable(_) | Self::Address(_) => Reason::Internal,
             // Somebody stands between us and the server: as good as no network.
             Self::Connect { .. } | Self::Stalled { .. } | Self::TooSlow { .. } | Self::Portal { .. } => Reason::Network,
             Self::Status { .. } | Self::Changed { .. } | Self::WrongRange { .. } | Self::Redirect(_) => {

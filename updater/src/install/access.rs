@@ -1,6 +1,5 @@
 //! Opens a bundle wherever it is: by range where that is possible, as a stream where not.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +14,7 @@ use crate::handed::Handed;
 use crate::http::mirrors::{Mirrors, Opened};
 use crate::http::retry::{Patience, pause_after};
 use crate::http::source::{BoxFuture, ByteStream, LocalFile, RangeSource};
-use crate::http::{Client, FetchError, Location};
+use crate::http::{Client, FetchError, Location, local};
 
 /// First request: the envelope and, for most releases, every index. One round trip on a slow line; asked again by each
 /// resumed install, so no more than that.
@@ -35,14 +34,23 @@ pub enum Access {
     Stream(Box<dyn Read + Send>),
 }
 
-/// The places a source names.
+/// The places a source names. Addresses come from documents: only those of a local folder may name local files, and none
+/// our standard input.
 ///
 /// # Errors
-/// [`Error::Fetch`] when one is no address, or a relative one has no base.
+/// [`Error::Fetch`] when one is no address, or not one that such a document may name; or a relative one has no base.
 pub fn places(source: &Source, base: Option<&str>) -> Result<Vec<Location>, Error> {
-    let one = |text: &String| match (Location::parse(text), base) {
-        (Err(_), Some(base)) => Location::join(base, text),
-        (parsed, _) => parsed,
+    let local = base.is_some_and(|base| matches!(Location::parse(base), Ok(Location::File(_))));
+    let one = |text: &String| {
+        let place = match (Location::parse(text), base) {
+            (Err(_), Some(base)) => Location::join(base, text)?,
+            (parsed, _) => parsed?,
+        };
+        match place {
+            Location::Web(_) => Ok(place),
+            Location::File(_) if local => Ok(place),
+            Location::File(_) | Location::Stdin => Err(FetchError::Address(text.clone())),
+        }
     };
     match source {
         Source::Path(path) => Ok(vec![Location::parse(path)?]),
@@ -84,7 +92,7 @@ pub async fn open(
             let file = match handed.open(&name).map_err(failed)? {
                 Some(file) => file,
                 None if name == STDIN => return Err(gone()),
-                None => File::open(&path).map_err(|error| match error.kind() {
+                None => local::open(&path).await.map_err(|error| match error.kind() {
                     io::ErrorKind::NotFound => gone(),
                     _ => failed(error).into(),
                 })?,
@@ -229,5 +237,31 @@ impl Read for Blocking {
             self.rest.copy_to_slice(start);
         }
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_from_the_web_name_no_local_files() {
+        let urls = |text: &str| Source::Urls(vec![text.to_owned()]);
+        let shown = |source: &Source, base| {
+            places(source, base).map(|places| places.iter().map(ToString::to_string).collect::<Vec<_>>()).ok()
+        };
+        let web = Some("https://h/root");
+        assert_eq!(shown(&urls("x.bundle"), web), Some(vec!["https://h/root/x.bundle".to_owned()]));
+        assert_eq!(shown(&urls("http://cdn/x"), web), Some(vec!["http://cdn/x".to_owned()]));
+        for local in ["/dev/zero", "file:///etc/shadow", "-"] {
+            assert_eq!(shown(&urls(local), web), None, "{local}");
+            assert_eq!(shown(&urls(local), None), None, "{local}");
+        }
+        // A folder on a stick is its own server, and an operator may name what he wants.
+        let stick = Some("/media/stick");
+        assert_eq!(shown(&urls("x.bundle"), stick), Some(vec!["/media/stick/x.bundle".to_owned()]));
+        assert_eq!(shown(&urls("/media/stick/x"), stick), Some(vec!["/media/stick/x".to_owned()]));
+        assert_eq!(shown(&urls("-"), stick), None);
+        assert_eq!(shown(&Source::Path("/x".into()), web), Some(vec!["/x".to_owned()]));
     }
 }

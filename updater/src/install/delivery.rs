@@ -165,6 +165,9 @@ impl<'a> Delivery<'a> {
         let releases = &self.setup.releases;
         releases.forget_slot(self.update.target).map_err(Error::spool(Path::new("releases")))?;
         Spool::new(releases, head.digest).keep_envelope(&head.envelope)?;
+        if let Err(error) = releases.forget_attempts_but(&head.digest) {
+            tracing::warn!(%error, "what is left of other attempts stays");
+        }
         Ok(places)
     }
 

@@ -55,8 +55,7 @@ impl Releases {
     /// As the file system says.
     pub fn note_slot(&self, slot: SlotId, manifest: &Digest) -> io::Result<()> {
         durable::replace(&self.note(slot), format!("{manifest}\n").as_bytes())?;
-        let kept = SlotId::ALL.into_iter().filter_map(|slot| self.held_by(slot)).collect();
-        self.keep_only(&kept)
+        self.keep_only(&self.held().collect())
     }
 
     /// Forgets what `slot` holds: it is about to be written.
@@ -68,6 +67,19 @@ impl Releases {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
+    }
+
+    /// Forgets releases that no slot holds, save the one that is being installed: those of attempts that never ended well,
+    /// up to 64 MiB each.
+    ///
+    /// # Errors
+    /// As the file system says.
+    pub fn forget_attempts_but(&self, manifest: &Digest) -> io::Result<()> {
+        self.keep_only(&self.held().chain([*manifest]).collect())
+    }
+
+    fn held(&self) -> impl Iterator<Item = Digest> {
+        SlotId::ALL.into_iter().filter_map(|slot| self.held_by(slot))
     }
 
     /// The release that `slot` was last found to hold.
@@ -117,6 +129,10 @@ mod tests {
         assert!(dir.path().join("releases/lost+found").exists());
         releases.forget_slot(SlotId::B).unwrap();
         releases.forget_slot(SlotId::B).unwrap();
+        releases.make(&digests[2]).unwrap();
+        releases.forget_attempts_but(&digests[2]).unwrap();
+        let there = digests.map(|digest| releases.folder(&digest).exists());
+        assert_eq!(there, [true, false, true], "what runs, an attempt, what is being installed");
         assert_eq!(releases.held_by(SlotId::B), None);
     }
 }

@@ -169,33 +169,44 @@ fn priority(level: Level) -> &'static str {
     }
 }
 
+/// Renders one event the way `Log` would, without a journal.
+#[cfg(test)]
+#[derive(Clone, Default)]
+pub(crate) struct Catch(std::sync::Arc<std::sync::Mutex<Vec<Caught>>>);
+#[cfg(test)]
+type Caught = (String, Vec<u8>);
+
+#[cfg(test)]
+impl Catch {
+    /// What people would have read.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+impl Subscriber for Catch {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+    fn event(&self, event: &Event<'_>) {
+        let mut entry = Entry::default();
+        event.record(&mut entry);
+        let line = entry.for_people(event.metadata(), false);
+        self.0.lock().unwrap().push((line, entry.for_journal(event.metadata())));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
-
-    /// Renders one event the way `Log` would, without a journal.
-    #[derive(Clone, Default)]
-    struct Catch(Arc<Mutex<Vec<Caught>>>);
-    type Caught = (String, Vec<u8>);
-    impl Subscriber for Catch {
-        fn enabled(&self, _: &Metadata<'_>) -> bool {
-            true
-        }
-        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-            span::Id::from_u64(1)
-        }
-        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-        fn enter(&self, _: &span::Id) {}
-        fn exit(&self, _: &span::Id) {}
-        fn event(&self, event: &Event<'_>) {
-            let mut entry = Entry::default();
-            event.record(&mut entry);
-            let line = entry.for_people(event.metadata(), false);
-            self.0.lock().unwrap().push((line, entry.for_journal(event.metadata())));
-        }
-    }
 
     #[test]
     fn fields_reach_the_journal_and_people() {

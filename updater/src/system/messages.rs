@@ -24,6 +24,12 @@ pub const fn reached(state: StateName) -> &'static str {
     }
 }
 
+/// An update does not go on right now; the line says why and until when.
+pub const WAITS: &str = "5f2d9c1e8a7b4c36b0e4d1f7a3958c62";
+
+/// Something went wrong and no state changed with it.
+pub const FAILED: &str = "c84e0b7a61f34d9295d8e2a4b7316f0d";
+
 /// A delta was offered and the bundle has to serve instead: bytes that somebody may pay for.
 pub const DELTA_NOT_USED: &str = "a8eb0184b4ba5d47844d3368f7ca605e";
 
@@ -41,7 +47,7 @@ mod tests {
         let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/src/integrate.md");
         let guide = std::fs::read_to_string(guide).unwrap();
         let mut ids: Vec<&str> = StateName::ALL.into_iter().map(reached).collect();
-        ids.extend([DELTA_NOT_USED, FRAMES_NOT_MADE]);
+        ids.extend([WAITS, FAILED, DELTA_NOT_USED, FRAMES_NOT_MADE]);
         assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
         for state in StateName::ALL {
             let line = format!("| `{}` | `{}` |", reached(state), state.as_str());

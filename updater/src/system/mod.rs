@@ -3,6 +3,7 @@
 
 pub mod battery;
 pub mod clock;
+pub mod contained;
 mod error_chain;
 pub mod inhibit;
 pub mod log;

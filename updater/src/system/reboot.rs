@@ -18,14 +18,8 @@ impl Rebooter for SystemRebooter {
     fn reboot(&self) -> BoxFuture<'_, Result<(), RebootError>> {
         Box::pin(async move {
             let Some(bus) = &self.bus else { return by_kernel().await };
-            // logind first: it tells delay inhibitors and users. It refuses while somebody holds a block lock, which
-            // is an answer and no reason to go behind its back.
-            let refused = match bus.reboot_by_logind().await {
-                Ok(()) => return Ok(()),
-                Err(e) => e,
-            };
-            if bus.has_owner("org.freedesktop.login1").await {
-                return Err(RebootError(chain(&refused)));
+            if let Some(answer) = by_logind(bus).await {
+                return answer;
             }
             match bus.reboot_by_systemd().await {
                 Ok(()) => Ok(()),
@@ -33,6 +27,35 @@ impl Rebooter for SystemRebooter {
                 Err(_) => by_kernel().await,
             }
         })
+    }
+}
+
+/// Asks logind, which tells users and waits for delay locks; none: another way has to be found.
+///
+/// Since systemd 257 logind refuses root too while somebody holds a block lock. By the time of this call the locks of
+/// others were asked about and waited for, where there was time to wait; what still comes here is a restart that is due: an
+/// operator's who forces it, or that of a system being left, whose own application may be what holds the lock.
+async fn by_logind(bus: &Bus) -> Option<Result<(), RebootError>> {
+    let refused = match bus.reboot_by_logind().await {
+        Ok(()) => return Some(Ok(())),
+        Err(e) if !bus.has_owner("org.freedesktop.login1").await => {
+            tracing::debug!(error = chain(&e), "there is no logind");
+            return None;
+        }
+        Err(e) => e,
+    };
+    // The machine is going down already, maybe for good: that is somebody's word, and turning it around is not ours.
+    if refused.is_named("org.freedesktop.login1.OperationInProgress") {
+        return Some(Err(RebootError(chain(&refused))));
+    }
+    tracing::warn!(error = chain(&refused), "logind refuses the restart: restarting in spite of inhibitor locks");
+    match bus.reboot_past_inhibitors().await {
+        Ok(()) => Some(Ok(())),
+        // Older ones do not know the flag, and one that hangs knows nothing; systemd itself has no such locks.
+        Err(e) => {
+            tracing::warn!(error = chain(&e), "logind refuses that, too");
+            None
+        }
     }
 }
 

@@ -39,10 +39,12 @@ impl SurroundingsProbe for SystemSurroundings {
     }
 }
 
-/// Block locks of others against shutdown; delay locks are logind's to wait for.
+/// Block locks of others against shutdown, also those that would not bind root: an update has time. Delay locks are
+/// logind's to wait for.
 fn who_forbids(lock: &Inhibitor) -> Option<String> {
     let shutdown = lock.what.split(':').any(|what| what == "shutdown");
-    (shutdown && lock.mode == "block" && lock.who != WHO).then(|| format!("{}: {}", lock.who, lock.why))
+    let blocks = matches!(lock.mode.as_str(), "block" | "block-weak");
+    (shutdown && blocks && lock.who != WHO).then(|| format!("{}: {}", lock.who, lock.why))
 }
 
 /// The device's time zone; UTC when it does not say. Read as a file, so that no zone database is needed.
@@ -63,6 +65,7 @@ mod tests {
     #[test]
     fn only_block_locks_of_others_against_shutdown_count() {
         assert_eq!(who_forbids(&lock("sleep:shutdown", "Press", "block")), Some("Press: printing".into()));
+        assert_eq!(who_forbids(&lock("shutdown", "Press", "block-weak")), Some("Press: printing".into()));
         assert_eq!(who_forbids(&lock("shutdown", "Press", "delay")), None);
         assert_eq!(who_forbids(&lock("handle-power-key", "Press", "block")), None);
         assert_eq!(who_forbids(&lock("shutdown", WHO, "block")), None);

@@ -119,6 +119,51 @@ async fn an_unhealthy_new_system_leaves_evidence_and_goes_back() {
     assert!(!world.did("install b"), "a release that fell back is not tried again");
 }
 
+/// The lock against a shutdown is held exactly while a slot is written or the boot loader switched.
+#[tokio::test]
+async fn nobody_shuts_the_device_down_while_it_writes_or_switches() {
+    let world = World::new();
+    let handle = start(&world).await;
+    check(&handle).await;
+    until_did(&world, "reboot").await;
+    let mut held = None;
+    let mut seen = Vec::new();
+    for line in world.log.lock().unwrap().clone() {
+        match line.split_once(' ') {
+            Some(("hold", why)) => held = Some(why.to_owned()),
+            _ if line == "let go" => held = None,
+            _ => seen.push((line, held.clone())),
+        }
+    }
+    let during = |what: &str| seen.iter().find(|(line, _)| line == what).unwrap_or_else(|| panic!("{what}")).1.clone();
+    let (written, switched) = ("a system update is being written", "the boot loader is being switched");
+    for (what, why) in [("clear b", switched), ("install b", written), ("verify b", written), ("arm b", switched)] {
+        assert_eq!(during(what).as_deref(), Some(why), "{what}");
+    }
+    assert_eq!(during("reboot"), None, "it would keep our own restart");
+}
+
+#[tokio::test]
+async fn the_log_says_why_an_update_failed() {
+    let caught = crate::system::log::Catch::default();
+    let _log = tracing::subscriber::set_default(caught.clone());
+    let world = World::new();
+    world.updater_broken.store(true, Ordering::SeqCst);
+    let handle = start(&world).await;
+    check(&handle).await;
+    until(&handle, "failure", |status| status.last_error.is_some()).await;
+    let lines = caught.lines();
+    let why: Vec<_> = lines.iter().filter(|line| line.starts_with("state ") && line.contains("reason=")).collect();
+    let [why] = why.as_slice() else { panic!("{lines:#?}") };
+    let version = &world.manifest.manifest.version;
+    for part in [&format!("version={version}"), "slot=b", "reason=health_failed", "detail=no trust root"] {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    let started = lines.iter().find(|line| line.contains("to=writing")).unwrap();
+    assert!(started.contains(" version=") && started.contains(" slot=b"), "{started}");
+    assert!(!started.contains("reason="), "{started}");
+}
+
 #[tokio::test]
 async fn a_required_network_check_counts_when_it_passed_before_the_reboot() {
     for offline_before in [false, true] {

@@ -31,7 +31,7 @@ use crate::trust::TrustStore;
 const NOW: &str = "2026-11-21T12:00:00Z";
 
 pub(super) struct World {
-    pub log: Mutex<Vec<String>>,
+    pub log: Arc<Mutex<Vec<String>>>,
     pub facts: Mutex<BootFacts>,
     pub journal: Mutex<Option<Vec<u8>>>,
     pub journal_broken: AtomicBool,
@@ -157,7 +157,7 @@ impl World {
             crit: Vec::new(),
         };
         Arc::new(Self {
-            log: Mutex::default(),
+            log: Arc::default(),
             facts: Mutex::new(BootFacts {
                 boot_id: BootId("boot-1".into()),
                 booted: Some(SlotId::A),
@@ -384,9 +384,21 @@ impl HealthProbe for World {
     }
 }
 
+struct Held(Arc<Mutex<Vec<String>>>);
+
+impl Hold for Held {}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().push("let go".to_owned());
+    }
+}
+
 impl Inhibitors for World {
-    fn hold<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<Box<dyn Hold>>> {
-        Box::pin(async { None })
+    fn hold<'a>(&'a self, why: &'a str) -> BoxFuture<'a, Option<Box<dyn Hold>>> {
+        self.note(format!("hold {why}"));
+        let held: Box<dyn Hold> = Box::new(Held(Arc::clone(&self.log)));
+        Box::pin(async { Some(held) })
     }
 }
 
