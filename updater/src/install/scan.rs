@@ -129,7 +129,9 @@ impl Scan<'_> {
                 scope.spawn(move || self.work(feed, frame_size, looking, &sender));
             }
             drop(sender);
-            collect(&results, emit)
+            // Given away, so that it is gone when nobody listens any more: a thread whose batch finds no room would wait
+            // for ever, and the scope for the thread.
+            collect(results, emit)
         })
     }
 
@@ -238,7 +240,7 @@ impl Scan<'_> {
 }
 
 /// Puts the batches in order again and plans requests.
-fn collect(results: &mpsc::Receiver<Result<Batch, Error>>, emit: &mut dyn FnMut(Run) -> bool) -> Result<(), Error> {
+fn collect(results: mpsc::Receiver<Result<Batch, Error>>, emit: &mut dyn FnMut(Run) -> bool) -> Result<(), Error> {
     let mut planner = Planner::default();
     let mut early = BTreeMap::new();
     let mut next = 0;
@@ -261,6 +263,64 @@ fn collect(results: &mpsc::Receiver<Result<Batch, Error>>, emit: &mut dyn FnMut(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
+    use bundle::index::{FrameRecord, IndexHeader};
+    use bundle::manifest::{Blob, ImageKind};
+    use tokio::sync::watch;
+    use updater_core::status::ProgressPhase;
+
+    use crate::install::faulty::Memory;
+    use crate::install::way::FromBundle;
+    use crate::seams::Cancel;
+
+    const FRAME: u32 = 4 << 10;
+    const FRAMES: u32 = 40 * BATCH as u32;
+
+    /// An image of frames that no target holds, and its index.
+    fn image() -> (Image, Vec<u8>) {
+        let (size, sha256) = (u64::from(FRAMES * FRAME), Digest::of(b"x"));
+        let header =
+            IndexHeader { frame_size: FRAME, frame_count: FRAMES, image_size: size, payload_size: u64::from(FRAMES) };
+        let mut index = header.to_bytes().to_vec();
+        for offset in 0..u64::from(FRAMES) {
+            let (stored_sha256, raw_sha256) = (sha256, sha256);
+            let record = FrameRecord { offset, stored_len: 1, raw_len: FRAME, zero: false, stored_sha256, raw_sha256 };
+            index.extend(record.to_bytes());
+        }
+        let blob = |size: u64| Blob { size, sha256 };
+        let (name, kind, chunks) = ("rootfs".to_owned(), ImageKind::Block, None);
+        let (index_blob, payload) = (blob(index.len() as u64), blob(u64::from(FRAMES)));
+        (Image { name, kind, size, sha256, index: index_blob, chunks, payload }, index)
+    }
+
+    /// Fetchers that failed early take no more requests, while most of the image is still to be looked at.
+    #[test]
+    fn a_scan_ends_when_nobody_takes_its_requests() {
+        let (done, ended) = mpsc::channel();
+        thread::spawn(move || {
+            let (image, index) = image();
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("index");
+            std::fs::write(&path, index).unwrap();
+            let (sink, _seen) = watch::channel(None);
+            let io = Memory::new(usize::try_from(image.size).unwrap());
+            let scan = Scan {
+                io: &io,
+                path: Path::new("/dev/x"),
+                index: &path,
+                image: &image,
+                halt: &Halt::new(&Cancel::new()),
+                meter: &Meter::new(&sink, ProgressPhase::Writing, image.size),
+                only: None,
+                expect: Expect::Missing,
+                threads: 1,
+            };
+            scan.run(&mut FromBundle, &mut |_| false).unwrap();
+            done.send(()).unwrap();
+        });
+        ended.recv_timeout(Duration::from_secs(60)).expect("the scan waits for somebody who is gone");
+    }
 
     #[test]
     fn a_strange_slot_is_sampled_and_a_known_one_read_whole() {

@@ -10,6 +10,7 @@ use crate::gate::Point;
 use crate::history::OutcomeKind;
 use crate::journal::{Phase, Retry};
 use crate::now::Now;
+use crate::release::Source;
 
 impl Machine {
     /// The gate let the download in.
@@ -135,8 +136,7 @@ impl Machine {
     /// Something between Approved and Staged went wrong.
     pub(super) fn install_failed(&mut self, now: &Now, failure: &Failure, out: &mut Out) {
         self.fail(now, failure);
-        let waits = matches!(failure.reason, Reason::Network | Reason::ServerError | Reason::Truncated);
-        if waits && matches!(self.journal.phase, Phase::Writing(_)) && !self.is_looping() {
+        if self.passes(failure.reason) && !self.is_looping() {
             // Stays Writing: what is there is kept, and a bad line is not the release's fault.
             self.stumbles = self.stumbles.saturating_add(1);
             self.wait_for(now, failure.reason, &failure.detail, None);
@@ -148,6 +148,17 @@ impl Machine {
         }
         self.abandon(now, failure.reason, &failure.detail, out);
         self.back_off(now, failure.retry_after);
+    }
+
+    /// Whether an install is to be kept waiting for it to pass. A server may come back, with the rest; a file that ends too
+    /// early is told to whoever named it, and what was written counts when it is named again.
+    const fn passes(&self, reason: Reason) -> bool {
+        let Phase::Writing(update) = &self.journal.phase else { return false };
+        match reason {
+            Reason::Network | Reason::ServerError => true,
+            Reason::Truncated => !matches!(update.source, Source::Path(_)),
+            _ => false,
+        }
     }
 
     /// Remembers the update at hand as one not to be tried again.

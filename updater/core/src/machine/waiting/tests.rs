@@ -335,3 +335,18 @@ fn hours_that_open_before_the_timer_comes_are_waited_for() {
     let shell = Shell::start(seen_before(told_to_wait()), Phase::Staged(update()));
     assert!(shell.machine.is_idle(&shell.scene.now));
 }
+
+#[test]
+fn a_server_may_bring_the_rest_and_a_file_that_is_too_short_is_told() {
+    let ends = |source: Source| {
+        let mut shell = Shell::start(seen_before(Scene::new()), Phase::Writing(Update { source, ..update() }));
+        let failure = Failure::new(Reason::Truncated, "it ends after 20 bytes");
+        let ticket = shell.machine.order.as_ref().unwrap().ticket;
+        shell.event(Event::Done { ticket, result: Err(failure) });
+        let told = shell.machine.status(&shell.scene.now).last_error.unwrap().reason;
+        assert_eq!(told, Reason::Truncated);
+        shell.machine.state()
+    };
+    assert_eq!(ends(Source::Urls(vec!["https://x/b".into()])), StateName::Writing);
+    assert_eq!(ends(Source::Path("/stick/b.bundle".into())), StateName::Idle);
+}
