@@ -24,7 +24,12 @@ outcome=0
 for part in "${parts[@]}"; do
     if [ "$part" = install ]; then
         # As small as on the appliance, or the numbers would be another program's.
-        cargo build -q --profile device -p updater --bin flipside --example measure_install
+        (
+            # shellcheck source=scripts/device-flags.sh
+            . scripts/device-flags.sh
+            cargo rustc -q --profile device -p updater --bin flipside -- "${linker[@]}"
+            cargo rustc -q --profile device -p updater --example measure_install -- "${linker[@]}"
+        )
     fi
     "bench/$part.sh" || outcome=1
 done

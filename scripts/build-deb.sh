@@ -13,13 +13,8 @@ binary=${FLIPSIDE_BINARY:-}
 if [ -z "$binary" ]; then
     linker=()
     if [ "$profile" = device ]; then
-        # Frame pointers make the tables for unwinding a third smaller, and the code, too: what is addressed from them
-        # needs a byte less. C has no business in unwinding. Vector code for Ed25519 saves 20 us for each document.
-        export RUSTFLAGS="${RUSTFLAGS:-} -Cforce-frame-pointers=yes --cfg curve25519_dalek_backend=\"serial\""
-        export CFLAGS="${CFLAGS:-} -fno-asynchronous-unwind-tables -fno-unwind-tables"
-        # rust-lld, the default on this architecture, folds identical functions and packs relocations: half a megabyte.
-        # Packed relocations need glibc 2.36 (Debian 12) on the appliance.
-        [ "$(uname -m)" = x86_64 ] && linker=("-Clink-arg=-Wl,--icf=all" "-Clink-arg=-Wl,-z,pack-relative-relocs")
+        # shellcheck source=scripts/device-flags.sh
+        . scripts/device-flags.sh
     fi
     cargo rustc -q --profile "$profile" -p updater --bin flipside -- "${linker[@]}"
     folder=$profile
