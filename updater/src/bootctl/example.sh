@@ -23,6 +23,7 @@ other() {
 
 # fact SLOT: its record as JSON.
 fact() {
+    record='' left='' done=''
     eval "record=\$$1 left=\$$1_left done=\$$1_done"
     case $record in
     trying) printf '{"record":"trying","left":%s,"done":%s}' "$left" "$done" ;;

@@ -291,7 +291,7 @@ mod tests {
         let blob = |size: u64| Blob { size, sha256 };
         let (name, kind, chunks) = ("rootfs".to_owned(), ImageKind::Block, None);
         let (index_blob, payload) = (blob(index.len() as u64), blob(u64::from(FRAMES)));
-        (Image { name, kind, size, sha256, index: index_blob, chunks, payload }, index)
+        (Image { name, kind, size, sha256, index: index_blob, chunks, payload, frame_size: None, level: None }, index)
     }
 
     /// Fetchers that failed early take no more requests, while most of the image is still to be looked at.
