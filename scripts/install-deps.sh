@@ -56,9 +56,14 @@ fi
 # Without crates.io the check goes on, and says what it left out.
 [[ " $* " == *" check "* ]] || exit 0
 tools=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/tools
-if ! command -v cargo-deny > /dev/null && [ ! -x "$tools/bin/cargo-deny" ]; then
+command -v cargo-deny > /dev/null && exit 0
+mkdir -p "$tools"
+# Of two at once the second waits, and finds it there.
+exec 9> "$tools/.lock"
+flock 9
+if [ ! -x "$tools/bin/cargo-deny" ]; then
     echo "install-deps: building cargo-deny, once; this takes minutes" >&2
     CARGO_TARGET_DIR=$tools/build CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off \
         cargo install --quiet --locked --root "$tools" cargo-deny@0.20.2 > "$log" 2>&1 || cat "$log" >&2
-    rm -rf "$tools/build"
+    rm -rf "$tools/build" || true
 fi

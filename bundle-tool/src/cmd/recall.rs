@@ -68,10 +68,10 @@ pub fn run(args: &Args) -> Result<()> {
         let issued = Timestamp::UNIX_EPOCH;
         Recall { channel: args.channel.clone(), version: 0, issued, recalls: Vec::new(), crit: Vec::new() }
     };
-    let release = find(&channel, &args.release)?;
+    let release = find(&channel, &recall, &args.release)?;
     recall.recalls.retain(|each| each.release.manifest_sha256 != release.manifest_sha256);
     if let Some(reason) = args.reason.as_ref().filter(|_| !args.lift) {
-        let go_back_to = args.go_back_to.as_deref().map(|wanted| find(&channel, wanted)).transpose()?;
+        let go_back_to = args.go_back_to.as_deref().map(|wanted| find(&channel, &recall, wanted)).transpose()?;
         recall.recalls.push(Recalled { release, go_back_to, reason: reason.clone() });
     }
     recall.version = raised(recall.version, "the recall")?;
@@ -101,7 +101,16 @@ fn payload(path: &Path, kind: &str, keys: &KeySet) -> Result<Vec<u8>> {
     Ok(envelope.verify(kind, keys, 1).with_context(|| path.display().to_string())?.payload)
 }
 
-fn find(channel: &Channel, wanted: &str) -> Result<ReleaseRef> {
-    let found = channel.releases.iter().find(|each| is_release(&each.release, wanted));
-    Ok(found.with_context(|| format!("channel {} has no release {wanted}", channel.channel))?.release.clone())
+/// In the index, or among what was recalled before: `publish --keep` may have taken it out of the index since.
+fn find(channel: &Channel, recall: &Recall, wanted: &str) -> Result<ReleaseRef> {
+    let named = recall.recalls.iter().flat_map(|each| std::iter::once(&each.release).chain(&each.go_back_to));
+    let found = channel.releases.iter().map(|each| &each.release).chain(named).find(|each| is_release(each, wanted));
+    let none = || {
+        format!(
+            "channel {} has no release {wanted}; one that `publish --keep` took out of its index can be recalled when \
+             its bundle has been published again",
+            channel.channel
+        )
+    };
+    found.cloned().with_context(none)
 }

@@ -78,10 +78,13 @@ pub enum Work {
         /// Which release it must be, where one was approved.
         expected: Option<ReleaseRef>,
     },
-    /// Check that boot control works (self-test), then remove the slot's boot record, durably.
+    /// Remove the slot's boot record, durably.
     Clear {
         /// Which; never the running one.
         slot: SlotId,
+        /// It is about to be overwritten: nothing of it may be lost unless boot control works (self-test). What only
+        /// takes a switch back must not depend on that.
+        to_write: bool,
     },
     /// Fetch, verify and write; resumes what is already right in the target.
     Install {

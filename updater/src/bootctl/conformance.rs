@@ -305,6 +305,8 @@ fn counting_must_really_be_in_effect() {
         std::fs::write(variables.path().join(format!("{name}-{guid}")), [&[6, 0, 0, 0], bytes].concat()).unwrap()
     };
     let test = |files: Recorder| SystemdBoot::new(files, "", variables.path()).self_test();
+    test(fresh(&KINDS[0])).unwrap();
+    set("BootCurrent", &[0, 0]);
     let nobody = test(fresh(&KINDS[0]));
     assert!(
         matches!(nobody, Err(BootError::NotReady(text)) if text.contains("LoaderFeatures")),

@@ -9,7 +9,7 @@
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -68,32 +68,35 @@ impl Custom {
 
 /// Empties a pipe from a thread of its own. At most [`MAX_OUTPUT`] bytes are kept; the rest is read and dropped, so that
 /// the writer never blocks.
-struct Reader(mpsc::Receiver<Vec<u8>>);
+struct Reader {
+    kept: Arc<Mutex<Vec<u8>>>,
+    /// Closed when the pipe has ended.
+    end: mpsc::Receiver<()>,
+}
 
 impl Reader {
     fn start(pipe: Option<impl Read + Send + 'static>) -> Self {
-        let (sender, pieces) = mpsc::channel();
-        // It ends with the pipe, or with the first piece that nobody wants any more.
+        let (at_work, end) = mpsc::channel();
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let keep = Arc::clone(&kept);
         thread::spawn(move || {
+            let _at_work = at_work;
             let Some(mut pipe) = pipe else { return };
             let mut buffer = [0; 4096];
             while let Ok(n @ 1..) = pipe.read(&mut buffer) {
-                if sender.send(buffer.iter().take(n).copied().collect()).is_err() {
-                    return;
-                }
+                let mut kept = keep.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = MAX_OUTPUT.saturating_sub(kept.len());
+                kept.extend(buffer.iter().take(n.min(room)));
             }
         });
-        Self(pieces)
+        Self { kept, end }
     }
 
     /// What was said: all of it, unless somebody still holds the pipe who has left the program's group.
     fn bytes(self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let deadline = Instant::now() + contained::LAST_WORDS;
-        while let Ok(piece) = self.0.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            bytes.extend(piece.into_iter().take(MAX_OUTPUT.saturating_sub(bytes.len())));
-        }
-        bytes
+        // Nothing is ever sent: it ends with the thread, or with our patience.
+        let _ = self.end.recv_timeout(contained::LAST_WORDS);
+        std::mem::take(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -192,5 +195,19 @@ mod tests {
         let (_folder, path) = program("yes | head -c 1000000 >&2; exit 1");
         let error = Custom::new(&path, Duration::from_secs(50)).records().unwrap_err().to_string();
         assert!(error.len() < MAX_OUTPUT + 1000, "{}", error.len());
+    }
+
+    #[test]
+    fn what_is_dropped_is_not_kept_until_it_is_asked_for() {
+        let mut child = contained::command(std::path::Path::new("/usr/bin/yes"), &[]).spawn().unwrap();
+        let reader = Reader::start(child.stdout.take());
+        // A mebibyte has come through when the writer has used that much of the pipe; it never blocks on us.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while reader.kept.lock().unwrap().len() < MAX_OUTPUT && Instant::now() < deadline {
+            thread::sleep(POLL);
+        }
+        contained::kill_group(Some(child.id()));
+        child.wait().unwrap();
+        assert_eq!(reader.bytes().len(), MAX_OUTPUT);
     }
 }

@@ -122,11 +122,13 @@ impl<F: Files> SystemdBoot<F> {
         written.and(removed).map_err(BootError::write(TEMP))
     }
 
-    /// Whether the loader that started this system says that it counts. A firmware without variables can not tell; one
-    /// with variables and without this one was asked by another loader, which knows nothing of our names.
+    /// Whether the loader that started this system says that it counts. Where there are no variables at all nobody can
+    /// tell (the kernel makes the folder in any case, and real-time kernels leave it empty); where there are some and this
+    /// one is not, the system was started by another loader, which knows nothing of our names.
     fn counts(&self) -> Result<(), BootError> {
         let no = |text: &str| Err(BootError::NotReady(text.to_owned()));
-        if !self.efivars.is_dir() {
+        if std::fs::read_dir(&self.efivars).map_or(true, |mut variables| variables.next().is_none()) {
+            tracing::warn!("no firmware variables are to be seen: whether the boot loader counts is not known");
             return Ok(());
         }
         let features = self.variable(FEATURES);
@@ -135,8 +137,7 @@ impl<F: Files> SystemdBoot<F> {
                 no("this systemd-boot does not count boots")
             }
             Some(_) => Ok(()),
-            None => no("the firmware has no variable LoaderFeatures: another boot loader started this system, or \
-                        /sys/firmware/efi/efivars is not mounted"),
+            None => no("the firmware has no variable LoaderFeatures: another boot loader started this system"),
         }
     }
 

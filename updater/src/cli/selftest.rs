@@ -4,6 +4,7 @@
 //! configuration and journal.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 
 use bundle::json;
@@ -57,11 +58,11 @@ pub fn run(device: &Device, output: &Output) -> Exit {
     if failed { Exit::Failed } else { Exit::Ok }
 }
 
-/// Lets the updater of another slot test itself: becomes it, and comes back only when that can not be done. Exit code 1:
-/// the system in the slot is at fault, 3: it can not be tried here.
+/// Lets the updater of another slot test itself, and ends as it does. Exit code 1: the system in the slot is at fault,
+/// 3: it can not be tried here.
 ///
 /// # Errors
-/// Always, unless the process has become the other one.
+/// It could not be run; otherwise this does not come back.
 pub fn of_slot(device: &Device, slot: &str, output: &Output) -> Result<Exit, Failed> {
     let Ok(slot) = slot.parse::<SlotId>() else {
         return Err(Failed::plain(Exit::Usage, format!("there is no slot {slot:?}; it is a or b")));
@@ -70,7 +71,8 @@ pub fn of_slot(device: &Device, slot: &str, output: &Output) -> Result<Exit, Fai
         return Err(Failed::plain(Exit::Refused, "a simulated device has no system in its slots that could be run"));
     }
     match sandbox::enter(device, slot, output.json) {
-        Ok(never) => match never {},
+        // What it ended with is ours to end with, whatever it is: whoever asked knows what it means.
+        Ok(status) => std::process::exit(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())),
         Err(error) => {
             let exit = if error.is_the_releases_fault() { Exit::Failed } else { Exit::Refused };
             Err(Failed::plain(exit, chain(&error)))
@@ -79,7 +81,7 @@ pub fn of_slot(device: &Device, slot: &str, output: &Output) -> Result<Exit, Fai
 }
 
 fn tests(device: &Device, elsewhere: bool) -> Vec<Test> {
-    let mut tests = configuration(device);
+    let mut tests = configuration(device, elsewhere);
     tests.push(keys(device));
     tests.push(state(device, elsewhere));
     if !elsewhere {
@@ -100,15 +102,17 @@ fn test(subject: &str, result: Result<String, String>) -> Test {
     Test { subject: subject.to_owned(), verdict, sentence }
 }
 
-fn configuration(device: &Device) -> Vec<Test> {
+fn configuration(device: &Device, elsewhere: bool) -> Vec<Test> {
     let findings = &device.loaded.findings;
     if findings.is_empty() {
         return vec![test("config", Ok(format!("{} values set, all understood", device.loaded.values.len())))];
     }
     let of = |finding: &crate::config::Finding| {
         let file = finding.file.as_ref().map(|f| format!("{}: ", f.display())).unwrap_or_default();
-        // Warnings are for newer and older versions to live with each other; they break nothing.
-        let verdict = if finding.severity == Severity::Error { Verdict::Failed } else { Verdict::Warning };
+        // Warnings are for newer and older versions to live with each other; they break nothing. What is wrong with the
+        // values together is wrong with this device, whichever system runs.
+        let fatal = finding.severity == Severity::Error && !(elsewhere && finding.file.is_none());
+        let verdict = if fatal { Verdict::Failed } else { Verdict::Warning };
         Test { subject: "config".to_owned(), verdict, sentence: format!("{file}{}", finding.message) }
     };
     findings.iter().map(of).collect()

@@ -292,7 +292,9 @@ impl Fragment {
     pub fn typed(table: &toml::Table) -> Result<Self, String> {
         let leaves = leaves::of_table(table);
         // JSON has no word for these; they would count as not set.
-        if let Some((key, _)) = leaves.iter().find(|(_, v)| v.as_float().is_some_and(|n| !n.is_finite())) {
+        if let Some((key, _)) =
+            leaves.iter().find(|(k, v)| Self::knows_key(k) && v.as_float().is_some_and(|n| !n.is_finite()))
+        {
             return Err(format!("not a number that can be used in `{key}`"));
         }
         let read = |table: &toml::Table| serde_json::to_vec(table).and_then(|text| serde_json::from_slice(&text));

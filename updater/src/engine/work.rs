@@ -55,11 +55,17 @@ async fn carry_out(work: Work, context: &Context) -> Result<Finished, Failure> {
             let read = seams.installer.manifest(&source, expected.as_ref()).await.map_err(install_failure)?;
             Ok(Finished::Manifest(Box::new(read)))
         }
+        Work::Clear { slot, to_write: false } => boot(seams, move |boot| boot.clear(slot)).await,
         // The doctor first: nothing of the target is lost when counting would not work afterwards.
-        Work::Clear { slot } => boot(seams, move |boot| boot.self_test().and_then(|()| boot.clear(slot))).await,
+        Work::Clear { slot, to_write: true } => {
+            boot(seams, move |boot| boot.self_test().and_then(|()| boot.clear(slot))).await
+        }
         Work::Install { update } => install(*update, context).await,
         Work::Verify { update } => verify(*update, context).await,
-        Work::Arm { slot, tries } => boot(seams, move |boot| boot.arm(slot, tries)).await,
+        // Again: the boot since may have been started by a loader that does not count, and nobody would fall back.
+        Work::Arm { slot, tries } => {
+            boot(seams, move |boot| boot.self_test().and_then(|()| boot.arm(slot, tries))).await
+        }
         Work::Confirm { slot } => boot(seams, move |boot| boot.confirm(slot)).await,
         Work::Reject { slot } => boot(seams, move |boot| boot.reject(slot)).await,
         Work::CheckHealth { .. } => Ok(Finished::Health(seams.health.check().await)),

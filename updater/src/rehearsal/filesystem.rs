@@ -24,7 +24,8 @@ const KNOWN: [Filesystem; 5] = [
     Filesystem { name: "ext4", options: "noload", magic: (1024 + 56, &[0x53, 0xef]) },
     Filesystem { name: "squashfs", options: "", magic: (0, b"hsqs") },
     Filesystem { name: "btrfs", options: "rescue=nologreplay", magic: (0x1_0040, b"_BHRfS_M") },
-    Filesystem { name: "xfs", options: "norecovery", magic: (0, b"XFSB") },
+    // Both slots may hold file systems of one UUID.
+    Filesystem { name: "xfs", options: "norecovery,nouuid", magic: (0, b"XFSB") },
 ];
 
 /// The file system on a device or in a file; none: no known one.

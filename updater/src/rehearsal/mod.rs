@@ -61,21 +61,26 @@ enum Judgement {
     Refused(String),
 }
 
+/// A no costs the release its way onto this device, so only what it surely is to blame for is one: its updater said no
+/// (exit code 1), broke down, or lacks a library. All else may be this device's, today's: no sandbox, an updater that does
+/// not know the question, a kernel that its own will replace, too little memory or time.
 fn judge(run: &program::Run) -> Judgement {
     const PASSED: i32 = Exit::Ok as i32;
-    // The sandbox could not be made; or an updater that does not know the question: it was made before there was one.
-    const NOT_TRIED: [i32; 2] = [Exit::Refused as i32, Exit::Usage as i32];
+    const SAID_NO: i32 = Exit::Failed as i32;
+    /// A panic of Rust; and by signal SIGILL, SIGABRT, SIGBUS, SIGSEGV, as shells count them.
+    const BROKE_DOWN: [i32; 5] = [101, 128 + 4, 128 + 6, 128 + 7, 128 + 11];
+    /// What ld.so says (exit code 127).
+    const LIBRARY: &str = "error while loading shared libraries";
     let told = || {
         let failed: Vec<_> = run.output.lines().filter(|line| line.starts_with("FAILED")).map(words).collect();
         if failed.is_empty() { run.sentence() } else { failed.join("; ") }
     };
     match &run.end {
         End::Exited(PASSED) => Judgement::Passed,
-        End::Exited(code) if NOT_TRIED.contains(code) => Judgement::NotTried(run.sentence()),
-        End::NotRun(_) => Judgement::NotTried(run.sentence()),
-        End::Exited(_) | End::Killed(_) | End::TimedOut(_) => {
+        End::Exited(code) if *code == SAID_NO || BROKE_DOWN.contains(code) || run.output.contains(LIBRARY) => {
             Judgement::Refused(format!("the new system's own updater, tried before a restart: {}", told()))
         }
+        _ => Judgement::NotTried(run.sentence()),
     }
 }
 
@@ -95,11 +100,16 @@ mod tests {
         let Judgement::Refused(why) = judge(&run(End::Exited(1), table)) else { panic!("refused") };
         assert!(why.ends_with(": keys no trust root; state x"), "{why}");
         assert_eq!(judge(&run(End::Exited(0), table)), Judgement::Passed);
-        for end in [End::Exited(127), End::Killed(11), End::TimedOut(PATIENCE)] {
+        for end in [End::Exited(1), End::Exited(101), End::Exited(139)] {
             assert!(matches!(judge(&run(end, "")), Judgement::Refused(_)));
         }
-        for end in [End::Exited(2), End::Exited(3), End::NotRun("gone".into())] {
+        let library = "flipside: error while loading shared libraries: libfoo.so.1: cannot open";
+        assert!(matches!(judge(&run(End::Exited(127), library)), Judgement::Refused(_)));
+        let kernel = run(End::Exited(127), "FATAL: kernel too old");
+        assert!(matches!(judge(&kernel), Judgement::NotTried(_)));
+        for end in [End::Exited(2), End::Exited(3), End::Exited(137), End::Killed(9), End::TimedOut(PATIENCE)] {
             assert!(matches!(judge(&run(end, "")), Judgement::NotTried(_)));
         }
+        assert!(matches!(judge(&run(End::NotRun("gone".into()), "")), Judgement::NotTried(_)));
     }
 }

@@ -1,15 +1,13 @@
-//! Becomes the updater of another slot: in that slot's root, read-only, without capabilities, devices or network.
+//! Runs the updater of another slot: in that slot's root, read-only, without capabilities, devices or network.
 //!
 //! Linux namespaces (unshare(2), pivot_root(2)); needs CAP_SYS_ADMIN. Everything happens in a mount namespace of this
 //! process, so nothing is left behind however it ends. The other system is mounted at `/run`, which every system has and
 //! which is hidden in here only; its own `/run` holds what it may read of this device.
 
-use std::convert::Infallible;
 use std::fs;
 use std::io;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -52,10 +50,17 @@ pub enum Error {
 }
 
 impl Error {
-    /// True when the release is at fault; otherwise it could not be tried here.
+    /// True when the release is at fault; otherwise it could not be tried here: a program for another kernel than the
+    /// one that runs, say, may be right for the one that comes with it.
     #[must_use]
-    pub const fn is_the_releases_fault(&self) -> bool {
-        matches!(self, Self::NoUpdater(_) | Self::NotStarted(..))
+    pub fn is_the_releases_fault(&self) -> bool {
+        match self {
+            Self::NoUpdater(_) => true,
+            Self::NotStarted(_, error) => {
+                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+            }
+            Self::NoSystem(..) | Self::Step(..) => false,
+        }
     }
 }
 
@@ -63,23 +68,21 @@ fn step(what: &'static str) -> impl FnOnce(Errno) -> Error {
     move |errno| Error::Step(what, errno.into())
 }
 
-/// Goes into the system of `slot` and becomes its `flipside self-test`. Comes back only when that fails; the process is
-/// of no other use then.
+/// Goes into the system of `slot` and runs its `flipside self-test` there. The process is of no other use afterwards.
 ///
 /// # Errors
 /// [`Error`].
-pub fn enter(device: &Device, slot: SlotId, json: bool) -> Result<Infallible, Error> {
+pub fn enter(device: &Device, slot: SlotId, json: bool) -> Result<ExitStatus, Error> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(step("a mount namespace of its own"))?;
-    // Without it, it could reach the network. Worth having, not worth doing without the rest.
-    if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-        tracing::debug!(%error, "no network namespace");
+    // Without them, it could reach the network, and signal other processes. Worth having, not worth doing without the rest.
+    for more in [CloneFlags::CLONE_NEWNET, CloneFlags::CLONE_NEWPID] {
+        if let Err(error) = unshare(more) {
+            tracing::debug!(%error, namespace = ?more, "a namespace can not be had");
+        }
     }
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(step("keeping mounts to itself"))?;
     mount_system(device, slot)?;
-    if fs::symlink_metadata(Path::new(NEW).join(UPDATER)).is_err() {
-        return Err(Error::NoUpdater(slot));
-    }
     lay_out(device).map_err(|e| Error::Step("laying out what it may read", e))?;
     chdir(NEW).map_err(step("going into the slot"))?;
     // The old root is stacked on the new one and taken away: pivot_root(2), "pivot_root(".", ".")".
@@ -89,13 +92,15 @@ pub fn enter(device: &Device, slot: SlotId, json: bool) -> Result<Infallible, Er
     give_up_privileges().map_err(|e| Error::Step("giving up privileges", e))?;
     let mut command = Command::new(Path::new("/").join(UPDATER));
     command.env_clear().args(json.then_some("--json")).args(["self-test", "--state", STATE, "--etc", ETC]);
-    Err(Error::NotStarted(slot, command.exec()))
+    // A child, and not this process: a new process namespace holds children only.
+    command.status().map_err(|error| Error::NotStarted(slot, error))
 }
 
-/// Mounts the image of the slot that is a system.
+/// Mounts the image of the slot that is a system with an updater. Others may be systems, too: a container's, say.
 fn mount_system(device: &Device, slot: SlotId) -> Result<(), Error> {
     let map = device.slot_map().map_err(|problem| Error::NoSystem(slot, problem))?;
     let mut tried = vec!["it has no image of kind block or tree".to_owned()];
+    let mut without = 0;
     for (image, place) in map.slots.get(slot) {
         let mounted = match place {
             Place::Block(reference) => resolve(reference, &device.roots())
@@ -105,18 +110,31 @@ fn mount_system(device: &Device, slot: SlotId) -> Result<(), Error> {
             Place::File(_) => continue,
         };
         match mounted {
-            Ok(()) if SYSTEM.iter().any(|file| fs::symlink_metadata(Path::new(NEW).join(file)).is_ok()) => {
-                return Ok(());
-            }
+            Ok(()) if is_system() && there(UPDATER) => return Ok(()),
             Ok(()) => {
+                without += u32::from(is_system());
                 umount2(NEW, MntFlags::MNT_DETACH).map_err(step("looking at the next image"))?;
-                tried.push(format!("{image} has no {}", SYSTEM.join(" or ")));
+                tried.push(format!("{image} has no {} beside /{UPDATER}", SYSTEM.join(" or ")));
             }
             Err(error) => tried.push(format!("{image}: {error}")),
         }
     }
+    // Where several could be the one that boots, nobody is accused.
+    if without == 1 {
+        return Err(Error::NoUpdater(slot));
+    }
     let skip = usize::from(tried.len() > 1);
     Err(Error::NoSystem(slot, tried.split_off(skip).join("; ")))
+}
+
+fn there(path: &str) -> bool {
+    fs::symlink_metadata(Path::new(NEW).join(path)).is_ok()
+}
+
+/// An `/etc/os-release` alone may lead into an image for `/usr` that is not mounted here.
+fn is_system() -> bool {
+    let programs = || fs::read_dir(Path::new(NEW).join("usr")).is_ok_and(|mut entries| entries.next().is_some());
+    SYSTEM.iter().any(|file| there(file)) && programs()
 }
 
 fn mount_image(node: &Path) -> io::Result<()> {

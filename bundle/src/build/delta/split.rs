@@ -89,8 +89,8 @@ const PATIENCE: usize = 1 << 12;
 impl Places {
     fn new(old: &[u8]) -> Self {
         let mut last = vec![NOWHERE; old.len().next_power_of_two().max(2)];
-        let mask = last.len() - 1;
-        let before = old.windows(SEED).zip(0u32..).map(|(seed, at)| match last.get_mut(hash(seed) & mask) {
+        let buckets = last.len();
+        let before = old.windows(SEED).zip(0u32..).map(|(seed, at)| match last.get_mut(hash(seed, buckets)) {
             Some(last) => std::mem::replace(last, at),
             None => NOWHERE,
         });
@@ -100,7 +100,7 @@ impl Places {
 
     /// Places in the old that begin with `seed`, the last first.
     fn of<'a>(&'a self, old: &'a [u8], seed: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
-        let mut at = self.last.get(hash(seed) & (self.last.len() - 1)).copied().unwrap_or(NOWHERE);
+        let mut at = self.last.get(hash(seed, self.last.len())).copied().unwrap_or(NOWHERE);
         let chain = std::iter::from_fn(move || {
             let place = usize::try_from(at).ok().filter(|_| at != NOWHERE)?;
             at = self.before.get(place).copied().unwrap_or(NOWHERE);
@@ -123,10 +123,12 @@ impl Places {
     }
 }
 
-/// One multiplication spreads eight bytes of content; the upper half is the better mixed one.
-fn hash(seed: &[u8]) -> usize {
+/// The bucket of eight bytes, of a power of two of buckets. One multiplication spreads them; only its uppermost bits know
+/// of all eight.
+fn hash(seed: &[u8], buckets: usize) -> usize {
     let word = seed.first_chunk().copied().map_or(0, u64::from_le_bytes);
-    (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
+    let bits = buckets.trailing_zeros().clamp(1, 32);
+    (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - bits)) as usize
 }
 
 /// Bytes two slices have in common at their start.

@@ -45,7 +45,7 @@ impl Machine {
                 *self.journal.slots.get_mut(update.target) = None;
                 self.enter(Phase::Writing(update.clone()), Mood::Plain);
                 self.record(now, OutcomeKind::Started, Some(update.target), None);
-                self.run(Ordered::Clear, Work::Clear { slot: update.target }, out);
+                self.run(Ordered::Clear, Work::Clear { slot: update.target, to_write: true }, out);
             }
             Ok(Finished::Facts(facts)) => {
                 let reason = if facts.booted.is_none() { Reason::SlotUnknown } else { Reason::BootedSlotUnconfirmed };
@@ -187,7 +187,7 @@ impl Machine {
         *self.journal.slots.get_mut(update.target) = None;
         self.enter(Phase::Writing(update.clone()), Mood::Plain);
         self.stumbles = stumbles;
-        self.run(Ordered::Clear, Work::Clear { slot: update.target }, out);
+        self.run(Ordered::Clear, Work::Clear { slot: update.target, to_write: true }, out);
     }
 
     /// Result of clearing or rejecting that nothing waits for.

@@ -142,7 +142,10 @@ impl Machine {
     /// Boot control did not pass its test at the start. Shown; nothing follows from it before a slot is to be written, and
     /// then it is tested again.
     pub fn doubt_boot_control(&mut self, now: &Now, failure: &Failure) {
-        self.fail(now, failure);
+        // What came to light at the start, why it fell back say, is the greater news.
+        if self.last_error.is_none() {
+            self.fail(now, failure);
+        }
     }
 
     /// Shows why it is not going on.

@@ -289,7 +289,7 @@ impl Machine {
         let armed = self.facts.as_ref().is_some_and(|facts| facts.slot(target) != SlotBoot::Empty);
         if armed {
             // Taking back an arming was interrupted.
-            self.run(Ordered::Disarm, Work::Clear { slot: target }, out);
+            self.run(Ordered::Disarm, Work::Clear { slot: target, to_write: false }, out);
         } else {
             self.look_around(Point::Activate, Occasion::Start, out);
         }

@@ -65,7 +65,7 @@ impl Machine {
         self.enter(Phase::Staged(update), Mood::Plain);
         self.waiting = waiting;
         self.wake = wake;
-        self.run(Ordered::Disarm, Work::Clear { slot: target }, out);
+        self.run(Ordered::Disarm, Work::Clear { slot: target, to_write: false }, out);
     }
 
     /// The gate let the reboot in.

@@ -123,7 +123,7 @@ impl Machine {
         };
         let next = match self.next_check(now) {
             Some(at) => format!("the daemon looks again by itself at {at}"),
-            None => "the daemon looks again when its timer, an operator or a change around the device asks".to_owned(),
+            None => "the daemon looks again when its timer or an operator asks".to_owned(),
         };
         lines.push(line("next check", Finding::Passed, None, next));
         Explanation { summary, state: self.state(), release, lines }

@@ -46,7 +46,7 @@ pub fn persist_first(effects: &[Effect]) -> Check {
 fn invariant_1_never_beside_an_unconfirmed_system(world: &World, work: &Work) -> Check {
     let target = match work {
         Work::Install { update } => update.target,
-        Work::Clear { slot } => *slot,
+        Work::Clear { slot, .. } => *slot,
         _ => return Ok(()),
     };
     let name = "invariant_1_never_beside_an_unconfirmed_system";
@@ -93,7 +93,7 @@ fn invariant_6_intent_before_effect(world: &World, work: &Work) -> Check {
     let phase = &world.stored().phase;
     let written = match work {
         Work::Install { update } => matches!(phase, Phase::Writing(durable) if durable.target == update.target),
-        Work::Clear { slot } => match phase {
+        Work::Clear { slot, .. } => match phase {
             Phase::Writing(durable) | Phase::Staged(durable) => durable.target == *slot,
             _ => false,
         },

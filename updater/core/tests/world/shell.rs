@@ -163,7 +163,7 @@ impl World {
     /// Changes of the boot loader's state: atomic.
     pub fn do_boot_control(&mut self, work: &Work) {
         match work {
-            Work::Clear { slot } => self.loader.clear(*slot),
+            Work::Clear { slot, .. } => self.loader.clear(*slot),
             Work::Arm { slot, tries } => self.loader.arm(*slot, *tries),
             Work::Confirm { slot } => self.loader.confirm(*slot),
             Work::Reject { slot } => self.loader.reject(*slot),
