@@ -11,6 +11,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use bundle::json;
 use tokio::task::JoinSet;
 use updater_core::effect::EvidenceRequest;
 use updater_core::slot::SlotId;
@@ -90,7 +91,9 @@ impl EvidenceFolder {
 
     async fn save(&self, request: &EvidenceRequest) -> Result<(), String> {
         let name = format!("{}-{}", jiff::Timestamp::now().as_second(), request.slot);
-        let text = serde_json::to_string_pretty(request).map_err(|e| e.to_string())?;
+        let text = json::to_value(request)
+            .and_then(|value| serde_json::to_string_pretty(&value))
+            .map_err(|e| e.to_string())?;
         let base = self.folder.clone();
         // First, and durable: whatever hangs below, this much is there.
         let begun = move || begin(&base, &name, &text).map_err(|e| format!("{}: {e}", base.display()));
