@@ -15,11 +15,29 @@ use crate::facts::{BootFacts, BootId, SlotBoot};
 use crate::journal::Journal;
 use crate::now::Now;
 use crate::policy::{Device, Mode, Policy};
-use crate::release::{SlotRecord, VerifiedManifest};
+use crate::release::{Intent, SlotRecord, Source, Update, VerifiedManifest};
 use crate::slot::{PerSlot, SlotId};
 
 /// Monday noon.
 pub(crate) const NOON: &str = "2026-11-23T12:00:00Z";
+
+/// An update to slot b; of it, only which release it is.
+pub(crate) fn update() -> Update {
+    Update {
+        release: release(6),
+        target: SlotId::B,
+        source: Source::Urls(Vec::new()),
+        delta: None,
+        rollout: None,
+        intent: Intent::default(),
+        by_operator: false,
+        state_schema: None,
+        rollback_floor: 0,
+        size: 0,
+        offered_at: None,
+        network: Vec::new(),
+    }
+}
 
 pub(crate) fn release(counter: u64) -> ReleaseRef {
     ReleaseRef {

@@ -4,33 +4,14 @@ use bundle::reason::Reason;
 
 use super::*;
 use crate::facts::BootId;
-use crate::gate::fixture::release;
+use crate::gate::fixture::update;
 use crate::journal::{Reversal, Trial};
-use crate::release::{Intent, Source, Update};
 use crate::slot::PerSlot;
 
 const A: SlotId = SlotId::A;
 const B: SlotId = SlotId::B;
 const TRYING: SlotBoot = SlotBoot::Trying { left: 2, done: 1 };
 const LAST_TRY: SlotBoot = SlotBoot::Exhausted { done: 3 };
-
-/// The update always goes to slot b.
-fn update() -> Update {
-    Update {
-        release: release(6),
-        target: B,
-        source: Source::Urls(Vec::new()),
-        delta: None,
-        rollout: None,
-        intent: Intent::default(),
-        by_operator: false,
-        state_schema: None,
-        rollback_floor: 0,
-        size: 0,
-        offered_at: None,
-        network: Vec::new(),
-    }
-}
 
 fn then() -> BootId {
     BootId("then".into())

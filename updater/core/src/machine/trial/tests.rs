@@ -7,8 +7,7 @@ use super::*;
 use crate::effect::Effect;
 use crate::event::{Event, HealthCheck};
 use crate::facts::SlotBoot;
-use crate::gate::fixture::{Scene, release};
-use crate::release::{Intent, Source};
+use crate::gate::fixture::{self, Scene};
 use crate::status::StateName;
 
 /// Slot b runs on trial, after the old slot wrote that down about the update.
@@ -18,21 +17,9 @@ struct Device {
     effects: Vec<Effect>,
 }
 
+/// One before whose restart the gateway could be reached.
 fn update() -> Update {
-    Update {
-        release: release(6),
-        target: SlotId::B,
-        source: Source::Urls(Vec::new()),
-        delta: None,
-        rollout: None,
-        intent: Intent::default(),
-        by_operator: false,
-        state_schema: None,
-        rollback_floor: 0,
-        size: 0,
-        offered_at: None,
-        network: vec!["program:network/gateway".into()],
-    }
+    Update { network: vec!["program:network/gateway".into()], ..fixture::update() }
 }
 
 fn check(name: &str, required: bool, verdict: Verdict) -> HealthCheck {

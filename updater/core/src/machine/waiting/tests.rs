@@ -9,29 +9,12 @@ use super::*;
 use crate::effect::Effect;
 use crate::event::{Answers, Command, Documents, Event, Failure, Finished};
 use crate::facts::SlotBoot;
-use crate::gate::fixture::{Scene, release};
+use crate::gate::fixture::{Scene, update};
 use crate::journal::Retry;
 use crate::policy::Mode;
-use crate::release::{Intent, Source, Update};
+use crate::release::{Source, Update};
 use crate::slot::SlotId;
 use crate::status::StateName;
-
-fn update() -> Update {
-    Update {
-        release: release(6),
-        target: SlotId::B,
-        source: Source::Urls(Vec::new()),
-        delta: None,
-        rollout: None,
-        intent: Intent::default(),
-        by_operator: false,
-        state_schema: None,
-        rollback_floor: 0,
-        size: 0,
-        offered_at: None,
-        network: Vec::new(),
-    }
-}
 
 /// A device of the scene with a journal in that phase, and everything it has been told so far.
 struct Shell {
