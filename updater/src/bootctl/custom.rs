@@ -201,7 +201,7 @@ mod tests {
     fn what_is_dropped_is_not_kept_until_it_is_asked_for() {
         let mut child = contained::command(std::path::Path::new("/usr/bin/yes"), &[]).spawn().unwrap();
         let reader = Reader::start(child.stdout.take());
-        // A mebibyte has come through when the writer has used that much of the pipe; it never blocks on us.
+        // Nobody asks yet, and the program goes on talking.
         let deadline = Instant::now() + Duration::from_secs(10);
         while reader.kept.lock().unwrap().len() < MAX_OUTPUT && Instant::now() < deadline {
             thread::sleep(POLL);

@@ -32,6 +32,9 @@ const SYSTEM: [&str; 2] = ["usr/lib/os-release", "etc/os-release"];
 const ETC: &str = "/run/flipside-etc";
 const STATE: &str = "/run/flipside-state";
 
+/// How everything of the device is mounted in there.
+const LOOK: MsFlags = MsFlags::MS_RDONLY.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOSUID);
+
 /// Why the other updater does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -140,16 +143,14 @@ fn is_system() -> bool {
 fn mount_image(node: &Path) -> io::Result<()> {
     let unknown = || io::Error::other(format!("{} has no file system that is known here", node.display()));
     let found = filesystem::on(node)?.ok_or_else(unknown)?;
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
-    Ok(mount(Some(node), NEW, Some(found.name), flags, Some(found.options))?)
+    Ok(mount(Some(node), NEW, Some(found.name), LOOK, Some(found.options))?)
 }
 
 /// Shows `from` at `to`, read-only.
 fn bind(from: &Path, to: &Path) -> io::Result<()> {
     mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
     // Flags of a bind mount count only in a second step (mount(2)).
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
-    let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | flags;
+    let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | LOOK;
     Ok(mount(None::<&str>, to, None::<&str>, again, None::<&str>)?)
 }
 
