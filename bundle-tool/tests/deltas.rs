@@ -130,3 +130,37 @@ fn diff_says_what_the_same_and_a_foreign_release_would_cost() {
     assert!(near["delta"].as_u64().unwrap() < near["by_chunks"].as_u64().unwrap(), "{near}");
     assert!(near["by_chunks"].as_u64().unwrap() < near["full"].as_u64().unwrap(), "{near}");
 }
+
+#[test]
+fn a_delta_from_the_old_image_is_the_one_from_its_bundle() {
+    let shop = history(2);
+    let envelope = bundle::random::read_envelope(&mut std::io::Cursor::new(shop.read("1.bundle"))).unwrap();
+    shop.write("manifest.dsse.json", &envelope);
+    let delta = |old: &str, out: &'static str, more: &[&str]| {
+        let base = ["delta", old, "2.bundle", "--level", "3", "--quiet", "--out", out];
+        base.into_iter().chain(more.iter().copied()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run = |args: Vec<String>| shop.run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(run(delta("1.bundle", "bundles.delta", &[])).status.success());
+    for old in ["manifest.dsse.json", "1.bundle"] {
+        let out = run(delta(old, "image.delta", &["--old-image", "rootfs=1.img", "--old-image", "kernel=kernel"]));
+        assert!(out.status.success(), "from {old}: {}", String::from_utf8_lossy(&out.stderr));
+        assert!(shop.read("image.delta") == shop.read("bundles.delta"), "from {old}");
+    }
+    shop.write("short.img", &shop.read("1.img")[..1_000_000]);
+    for (image, says) in [
+        ("rootfs=2.img", "it is another image"),
+        ("rootfs=short.img", "it has 1000000 bytes, the image has 3000000"),
+        ("rootfs=none.img", "none.img as \"rootfs\" of release 1.1.0"),
+        ("rootfs=1.img", "image \"kernel\" of release 1.1.0 is not given"),
+        ("initrd=1.img", "has no image \"initrd\""),
+        ("1.img", "NAME=FILE"),
+    ] {
+        let out = run(delta("manifest.dsse.json", "wrong.delta", &["--old-image", image]));
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert!(!out.status.success() && said.contains(says), "{image}: {said}");
+        assert!(!shop.path("wrong.delta").exists());
+    }
+    // The manifest alone holds no images.
+    assert!(!run(delta("manifest.dsse.json", "wrong.delta", &[])).status.success());
+}

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use crate::bychunks;
-use crate::cmd::delta::{Effort, make, stats};
+use crate::cmd::delta::{Effort, Old, make, stats};
 use crate::output::{self, bytes};
 use crate::progress::Progress;
 use crate::release::Release;
@@ -38,7 +38,9 @@ pub fn run(args: &Args) -> Result<()> {
     let full = new.size();
     let chunks = bychunks::compare(&mut old, &mut new).context("comparing chunks")?;
     let scratch = tempfile::tempdir().context("making a temporary folder")?;
-    let built = make(&old, new, &args.effort.settings(), &scratch.path().join("delta"), &progress)?;
+    let out = scratch.path().join("delta");
+    let old = Old::unpack(&old, &out, &progress)?;
+    let built = make(&old, new, &args.effort.settings(), &out, &progress)?;
     if args.json {
         return output::json(&json!({
             "from": built.from, "to": built.to, "full": full, "delta": built.size, "stats": stats(&built),

@@ -16,7 +16,7 @@ use bundle::reason::Reason;
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::cmd::delta::{self, Effort};
+use crate::cmd::delta::{self, Effort, Old};
 use crate::progress::Progress;
 use crate::refusal::Refused;
 use crate::release::Release;
@@ -254,6 +254,7 @@ fn deltas(args: &Args, web: &WebRoot, channel: &Channel, digest: &Digest) -> Res
         anyhow::ensure!(old.digest == from, "{} is not the bundle its name says", old.path.display());
         let new = Release::open(&args.bundle)?;
         let progress = Progress::new(args.quiet || args.json);
+        let old = Old::unpack(&old, &path, &progress)?;
         let built = delta::make(&old, new, &args.effort.settings(), &path, &progress)?;
         if built.size.saturating_mul(100) > full.saturating_mul(MAX_SHARE) {
             eprintln!(

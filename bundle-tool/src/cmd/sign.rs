@@ -92,13 +92,16 @@ pub fn add(file: &Path, keys: &[PathBuf]) -> Result<Vec<KeyId>> {
 }
 
 /// A file that has an envelope: as its whole, or as its first member.
-enum Signable {
+pub enum Signable {
+    /// The whole file.
     Document(Vec<u8>),
+    /// A bundle, and the envelope at its head.
     Bundle(File, Vec<u8>),
 }
 
 impl Signable {
-    fn open(path: &Path) -> Result<Self> {
+    /// Opens it; nothing is verified.
+    pub fn open(path: &Path) -> Result<Self> {
         let what = || format!("reading {}", path.display());
         let mut file = File::open(path).with_context(what)?;
         let mut first = [0];
@@ -110,7 +113,8 @@ impl Signable {
         Ok(Self::Bundle(file, envelope))
     }
 
-    fn envelope(&self) -> &[u8] {
+    /// The envelope as it stands in the file.
+    pub fn envelope(&self) -> &[u8] {
         match self {
             Self::Document(envelope) | Self::Bundle(_, envelope) => envelope,
         }
