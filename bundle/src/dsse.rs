@@ -164,8 +164,12 @@ impl Envelope {
     /// As JSON, with a line end.
     ///
     /// # Errors
-    /// When it would be larger than [`Envelope::parse`] accepts: a file that every reader refuses must not be written.
+    /// When it would be larger than [`Envelope::parse`] accepts, or carry more signatures: a file that every reader
+    /// refuses must not be written.
     pub fn to_bytes(&self) -> Result<Vec<u8>, DsseError> {
+        if self.signatures.len() > MAX_SIGNATURES {
+            return Err(DsseError::TooManySignatures(self.signatures.len()));
+        }
         let signatures = self
             .signatures
             .iter()
@@ -378,8 +382,13 @@ mod tests {
     #[test]
     fn a_crowd_of_signatures_is_refused() {
         let mut envelope = signed(&[1]);
-        envelope.signatures = vec![envelope.signatures[0].clone(); MAX_SIGNATURES + 1];
-        let bytes = envelope.to_bytes().unwrap();
-        assert!(matches!(Envelope::parse(&bytes), Err(DsseError::TooManySignatures(65))));
+        envelope.signatures = vec![envelope.signatures[0].clone(); MAX_SIGNATURES];
+        let text = String::from_utf8(envelope.to_bytes().unwrap()).unwrap();
+        assert!(Envelope::parse(text.as_bytes()).is_ok());
+        envelope.signatures.push(envelope.signatures[0].clone());
+        assert!(matches!(envelope.to_bytes(), Err(DsseError::TooManySignatures(65))), "not written either");
+        let one = text.find("{\"keyid").map(|at| text[at..].split_inclusive('}').next().unwrap()).unwrap();
+        let more = text.replacen(one, &format!("{one},{one}"), 1);
+        assert!(matches!(Envelope::parse(more.as_bytes()), Err(DsseError::TooManySignatures(65))));
     }
 }
