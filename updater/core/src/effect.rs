@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::event::HealthReport;
+use crate::facts::BootId;
 use crate::gate::Point;
 use crate::history::Report;
 use crate::journal::Journal;
@@ -136,4 +137,7 @@ pub struct EvidenceRequest {
     pub reason: Reason,
     /// The last look at its health, where there was one.
     pub health: Option<HealthReport>,
+    /// The boot before the one that failed, where the failed one never said anything: its log is another's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub armed_in: Option<BootId>,
 }

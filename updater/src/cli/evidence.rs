@@ -128,7 +128,7 @@ mod tests {
             check("program:20-net", false, Verdict::Failed),
         ];
         let health = Some(HealthReport { checks });
-        let request = EvidenceRequest { slot, release: None, reason: Reason::HealthFailed, health };
+        let request = EvidenceRequest { slot, release: None, reason: Reason::HealthFailed, health, armed_in: None };
         let folder = state.join(format!("evidence/{at}-{slot}"));
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join(REQUEST), serde_json::to_vec(&request).unwrap()).unwrap();

@@ -2,8 +2,8 @@
 //! volatile and gone after the fallback.
 //!
 //! Writes `<state>/evidence/<time>-<slot>/`: `request.json` (reason and checks) first, then what programs say, each file
-//! when it is there. Of a boot that is over `journal.txt` and `errors.txt` are those of the boot before, and
-//! `pstore-*` what the kernel left behind.
+//! when it is there. Of a boot that is over `journal.txt` and `errors.txt` are those of the boot before (or
+//! `no-journal.txt` says that it left none), and `pstore-*` what the kernel left behind.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -29,6 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const RECORDS: usize = 16;
 const RECORD_LIMIT: u64 = 128 << 10;
 
+/// Written instead of the log of a boot that left none: it ended before journald wrote, in the kernel or the initramfs.
+const NO_LOG: &str = "no-journal.txt";
+const NO_LOG_SAYS: &[u8] = b"The failed boot left no journal: it ended before its log reached the disk.\n";
+
 /// Below the state folder.
 pub const FOLDER: &str = "evidence";
 /// What was asked for, in each folder.
@@ -48,6 +52,8 @@ pub struct EvidenceFolder {
     pub present: Vec<Asked>,
     /// What tells about the boot before.
     pub past: Vec<Asked>,
+    /// What tells that boot's id, if there is something.
+    pub past_id: Vec<&'static str>,
     /// Where the kernel's crash records are, and where systemd moves them to.
     pub pstore: Vec<PathBuf>,
 }
@@ -72,6 +78,7 @@ impl EvidenceFolder {
                 ask("jobs.txt", &["systemctl", "--no-pager", "--plain", "list-jobs"]),
             ],
             past: journal("--boot=-1").to_vec(),
+            past_id: vec!["journalctl", "--boot=-1", "-n", "1", "-o", "cat", "--output-fields=_BOOT_ID"],
             pstore: vec![root.join("sys/fs/pstore"), root.join("var/lib/systemd/pstore")],
             ..Self::of_simulation(state)
         }
@@ -80,13 +87,30 @@ impl EvidenceFolder {
     /// What a simulated device can tell: nothing but the request itself.
     #[must_use]
     pub fn of_simulation(state: &Path) -> Self {
-        Self { folder: state.join(FOLDER), booted: None, present: Vec::new(), past: Vec::new(), pstore: Vec::new() }
+        Self {
+            folder: state.join(FOLDER),
+            booted: None,
+            present: Vec::new(),
+            past: Vec::new(),
+            past_id: Vec::new(),
+            pstore: Vec::new(),
+        }
     }
 
     /// True when the boot in question is not this one: it was lost before anybody could look at its health, and the other
     /// slot runs.
     fn is_past(&self, request: &EvidenceRequest) -> bool {
         request.health.is_none() && self.booted.is_some_and(|booted| booted != request.slot)
+    }
+
+    /// Whether the newest log is not that of the boot that failed but of the one that armed it.
+    async fn left_no_log(&self, request: &EvidenceRequest) -> bool {
+        let (Some((program, arguments)), Some(armed_in)) = (self.past_id.split_first(), &request.armed_in) else {
+            return false;
+        };
+        let id = program::run_for_text(program, arguments, PATIENCE / 3).await;
+        // The kernel writes it with dashes, journald without.
+        id.trim() == armed_in.0.replace('-', "")
     }
 
     async fn save(&self, request: &EvidenceRequest) -> Result<(), String> {
@@ -100,7 +124,16 @@ impl EvidenceFolder {
         let folder = blocking(begun).await??;
         let past = self.is_past(request);
         let mut at_work = JoinSet::new();
-        for (file, command) in if past { self.past.clone() } else { self.present.clone() } {
+        let asked = match past {
+            true if self.left_no_log(request).await => Vec::new(),
+            true => self.past.clone(),
+            false => self.present.clone(),
+        };
+        if asked.is_empty() && past {
+            let at = folder.join(NO_LOG);
+            at_work.spawn(async move { blocking(move || written(&at, NO_LOG_SAYS)).await? });
+        }
+        for (file, command) in asked {
             let at = folder.join(file);
             at_work.spawn(async move {
                 let (program, arguments) = command.split_first().ok_or("no program")?;
@@ -198,10 +231,11 @@ fn prune(base: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use bundle::reason::Reason;
+    use updater_core::facts::BootId;
     use updater_core::slot::SlotId;
 
     fn request() -> EvidenceRequest {
-        EvidenceRequest { slot: SlotId::B, release: None, reason: Reason::HealthFailed, health: None }
+        EvidenceRequest { slot: SlotId::B, release: None, reason: Reason::HealthFailed, health: None, armed_in: None }
     }
 
     #[tokio::test]
@@ -243,6 +277,18 @@ mod tests {
         assert_eq!(read("journal.txt"), b"the boot before\n");
         assert_eq!(read("pstore-dmesg-efi-1"), b"Kernel panic");
         assert_eq!(read("pstore-1700000000-dmesg.txt").len() as u64, RECORD_LIMIT);
+
+        // Unless it never had one: then the newest log is that of the boot it was armed in.
+        let id = vec!["echo", "27f3abcd"];
+        let silent = EvidenceFolder { past_id: id, ..evidence.clone() };
+        for (armed_in, has) in [("27f3-abcd", "no-journal.txt"), ("0000-abcd", "journal.txt")] {
+            fs::remove_dir_all(state.path().join("evidence")).unwrap();
+            let armed_in = Some(BootId(armed_in.into()));
+            silent.keep(&EvidenceRequest { armed_in, ..request() }).await.unwrap();
+            let logs = ["no-journal.txt", "journal.txt"].into_iter();
+            let there = logs.filter(|name| only_folder(state.path()).join(name).exists());
+            assert_eq!(there.collect::<Vec<_>>(), [has]);
+        }
 
         fs::remove_dir_all(state.path().join("evidence")).unwrap();
         let running = EvidenceFolder { booted: Some(SlotId::B), ..evidence };

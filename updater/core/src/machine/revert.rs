@@ -61,7 +61,7 @@ impl Machine {
         self.enter(Phase::Reverting(reversal), Mood::Plain);
         let health = self.trial.last.take();
         self.trial = TrialRun::default();
-        out.push(Effect::KeepEvidence(Box::new(EvidenceRequest { slot, release, reason, health })));
+        out.push(Effect::KeepEvidence(Box::new(EvidenceRequest { slot, release, reason, health, armed_in: None })));
         self.reject(out);
     }
 
@@ -140,6 +140,10 @@ impl Machine {
         let known = self.journal.slots.get(slot).as_ref().map(|record| record.release.clone());
         let release = self.journal.phase.update().map(|update| update.release.clone()).or(known);
         let evidence = !matches!(self.journal.phase, Phase::Reverting(_));
+        let armed_in = match &self.journal.phase {
+            Phase::Armed { boot, .. } => Some(boot.clone()),
+            _ => None,
+        };
         if let Some(release) = &release {
             self.block(now, release, reason, &detail);
         }
@@ -148,7 +152,7 @@ impl Machine {
         self.enter(Phase::RolledBack { slot, reason }, Mood::Plain);
         if evidence {
             // It never got to save anything itself: the kernel's crash store is all there is.
-            out.push(Effect::KeepEvidence(Box::new(EvidenceRequest { slot, release, reason, health: None })));
+            out.push(Effect::KeepEvidence(Box::new(EvidenceRequest { slot, release, reason, health: None, armed_in })));
         }
         let facts = self.facts.clone();
         match facts {
