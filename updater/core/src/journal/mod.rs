@@ -264,7 +264,7 @@ pub struct RecalledHere {
 /// Waiting after failures.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retry {
-    /// In a row.
+    /// In a row: with less than a day between the end of one's waiting and the next.
     #[serde(default)]
     pub failures: u32,
     /// Not before this, by the device's clock.
@@ -282,5 +282,11 @@ impl Retry {
     pub fn still(&self, wall: Timestamp) -> Option<Timestamp> {
         let ahead = |at: &Timestamp| *at > wall && at.duration_since(wall).as_secs() <= 24 * 3600;
         self.not_before.filter(ahead).filter(|_| self.since.is_none_or(|since| since <= wall))
+    }
+
+    /// Whether the last wait ended so long ago that a failure now is the first of others.
+    #[must_use]
+    pub fn is_over(&self, wall: Timestamp) -> bool {
+        self.not_before.is_some_and(|until| wall.duration_since(until).as_secs() > 24 * 3600)
     }
 }

@@ -115,7 +115,7 @@ impl Machine {
     /// Waits longer after each failure in a row.
     pub(super) fn back_off(&mut self, now: &Now, retry_after: Option<Duration>) {
         let retry = &mut self.journal.retry;
-        retry.failures = retry.failures.saturating_add(1);
+        retry.failures = if retry.is_over(now.wall) { 1 } else { retry.failures.saturating_add(1) };
         retry.since = Some(now.wall);
         let delay = backoff(&self.setup.policy.retry, retry.failures, now.random, retry_after);
         retry.not_before =

@@ -333,3 +333,18 @@ fn a_server_may_bring_the_rest_and_a_file_that_is_too_short_is_told() {
     assert_eq!(ends(Source::Urls(vec!["https://x/b".into()])), StateName::Writing);
     assert_eq!(ends(Source::Path("/stick/b.bundle".into())), StateName::Idle);
 }
+
+#[test]
+fn failures_with_days_between_them_are_not_failures_in_a_row() {
+    for (apart, in_a_row) in [(Duration::from_secs(3600), 3), (Duration::from_secs(40 * 24 * 3600), 1)] {
+        let mut scene = Scene::new();
+        let failure = Failure::new(Reason::Network, "no route to host");
+        scene.documents = Documents { approval_failures: vec![failure], ..Documents::default() };
+        let mut shell = Shell::start(scene, Phase::Staged(update()));
+        for _ in 0..3 {
+            shell.event(Event::Command(Command::Check { by_operator: false }));
+            shell.pass(apart);
+        }
+        assert_eq!((shell.asked, shell.machine.journal.retry.failures), (3, in_a_row));
+    }
+}
