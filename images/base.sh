@@ -30,10 +30,10 @@ cat > "$scratch/fetch" <<'HOOK'
 set -eu
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 kernel=$(apt-cache depends linux-image-amd64 | awk '/Depends:/ { print $2 }')
-cd "$SCRATCH/kernel" && apt-get -q download "$kernel"
+cd "$SCRATCH/kernel" && apt-get -q -o APT::Sandbox::User=root download "$kernel"
 cd "$SCRATCH/security"
 newer=$(apt-get -s -o Dir::Etc::PreferencesParts=/dev/null upgrade | sed -n 's/^Inst \([^ ]*\) \[[^]]*\] (\([^ ]*\) .*/\1=\2/p')
-[ -z "$newer" ] || apt-get -q download $newer
+[ -z "$newer" ] || apt-get -q -o APT::Sandbox::User=root download $newer
 HOOK
 chmod +x "$scratch/fetch"
 export SCRATCH=$scratch

@@ -1,5 +1,6 @@
 //! `flipside history` and `flipside explain`, for people. Pure.
 
+use updater_core::event::HealthCheck;
 use updater_core::status::{Explanation, Finding};
 
 use super::evidence::Told;
@@ -18,11 +19,14 @@ pub fn render(outcomes: &[Told], reader: &Reader) -> String {
         .flat_map(|Told { outcome: o, evidence }| {
             // A clock that was not to be trusted gives no date.
             let date = if o.clock_trusted { reader.date(o.at) } else { format!("{}?", reader.date(o.at)) };
-            let mut rows = vec![vec![date, outcome_line(o, reader)]];
+            let outcome = outcome_line(o, reader);
+            let mut rows = vec![vec![date, outcome.clone()]];
             let mut under = |text: String| rows.push(vec![String::new(), text]);
             if let Some(kept) = evidence {
-                for check in &kept.checks {
-                    under(format!("  {}: {}", check.name, text::one_line(&check.detail)));
+                let said = |check: &HealthCheck| format!("{}: {}", check.name, text::one_line(&check.detail));
+                // The first of them is often what the outcome says itself.
+                for check in kept.checks.iter().map(said).filter(|check| !outcome.contains(check)) {
+                    under(format!("  {check}"));
                 }
                 under(format!("  evidence: {}", kept.folder.display()));
             }
@@ -71,7 +75,7 @@ mod tests {
     use super::*;
     use crate::cli::evidence::Kept;
     use bundle::reason::Reason;
-    use updater_core::event::{HealthCheck, Verdict};
+    use updater_core::event::Verdict;
     use updater_core::status::{ExplainLine, StateName};
 
     fn reader() -> Reader {
@@ -101,13 +105,18 @@ mod tests {
         let folder = "/var/lib/flipside/evidence/1-b".into();
         let told =
             Told { outcome: crate::dbus::testing::outcome(), evidence: Some(Kept { folder, checks: vec![check] }) };
-        let page = render(&[told], &reader());
+        let page = render(std::slice::from_ref(&told), &reader());
         let lines: Vec<_> = page.lines().skip(1).map(str::trim_start).collect();
         assert_eq!(
             lines,
             ["program:10-app: exit code 1: dead …", "evidence: /var/lib/flipside/evidence/1-b"],
             "{page}"
         );
+        // What the outcome says already is not said again.
+        let detail = "program:10-app: exit code 1: dead\nand more".into();
+        let outcome = updater_core::history::Outcome { detail, ..told.outcome.clone() };
+        let page = render(&[Told { outcome, evidence: told.evidence }], &reader());
+        assert_eq!(page.matches("program:10-app").count(), 1, "{page}");
     }
 
     #[test]
