@@ -1,6 +1,7 @@
 # The few commands everyone uses; CI calls only these. `make help` lists them.
 #
-# Everything is built from this folder, Debian 12 packages and crates.io. Targets install the Debian packages they
+# Everything is built from this folder, Debian 12 packages and crates.io; one test asks PyPI for another reader of the
+# signatures. Targets install the Debian packages they
 # need (scripts/install-deps.sh: by name, as root or with sudo, silent when they are there).
 
 SHELL := /bin/bash
@@ -65,7 +66,7 @@ fmt: ## format the sources
 # Other people's tools must agree, not be missing: FLIPSIDE_NO_SKIP= (nothing) lets their tests be skipped.
 unit: export FLIPSIDE_NO_SKIP ?= 1
 unit: ## unit, property and integration tests (root adds loop devices and network faults)
-	@$(deps) build test
+	@$(deps) build test vm
 	cargo test --workspace --exclude qemu-tests
 	cargo test -p qemu-tests --lib
 

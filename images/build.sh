@@ -45,6 +45,21 @@ system=$(cached "system-$variant" "$(hash_of "$(cat "$base/packages.txt")" "$SOU
     "$IMAGES"/{modules,trim,masked-units}.txt "$IMAGES/$variant/boot.toml" "${deb:-no deb}" "${trust:-no trust}")" \
     "$IMAGES/system.sh" "$variant" "$base" "$deb" "$trust")
 
+# same_bytes RELEASE: makes v2 once more, elsewhere; the same inputs must give the same bytes. Once for each key.
+same_bytes() {
+    local marker again file
+    marker=$CACHE/same/$(basename "$1")
+    [ ! -e "$marker" ] || return 0
+    again=$(mktemp -d -p "$CACHE" again.XXXXXX)
+    "$IMAGES/release.sh" v2 "$system" "$base" "$again" >&2
+    for file in rootfs.img vmlinuz initrd.img; do
+        cmp "$1/$file" "$again/$file" >&2 || die "v2 of $variant was made twice, and $file differs (the second is in $again)"
+    done
+    rm -rf "$again"
+    mkdir -p "$CACHE/same"
+    touch "$marker"
+}
+
 for recipe in "$IMAGES"/releases/*/; do
     name=$(basename "$recipe")
     release=$(cached "release-$variant-$name" "$(hash_of "$(basename "$system")" "$IMAGES"/{release.sh,initrd.sh,initrd,lib.sh} "$recipe")" \
@@ -56,6 +71,7 @@ for recipe in "$IMAGES"/releases/*/; do
         cp -rl "$release" "$out/releases/$name" 2> /dev/null || cp -r --sparse=always "$release" "$out/releases/$name"
     fi
     [ "$name" != v1 ] || factory=$release
+    [ "$name" != v2 ] || same_bytes "$release"
 done
 disk=$(cached "disk-$variant" "$(hash_of "$(basename "$factory")" "$IMAGES/disk.sh" "$IMAGES/lib.sh" "$IMAGES/cmdline.txt" "$IMAGES/$variant")" \
     make_disk)

@@ -28,6 +28,9 @@ cat >> "$tree/usr/lib/os-release" <<OS
 IMAGE_ID=demo-appliance
 IMAGE_VERSION=$VERSION
 OS
+# A device that remembers nothing must not be led back to an older release.
+rm -f "$tree/usr/lib/flipside/counter"
+if [ -d "$tree/usr/lib/flipside" ]; then echo "$COUNTER" > "$tree/usr/lib/flipside/counter"; fi
 rm -f "$tree/usr/lib/demo-app/version"
 echo "$VERSION" > "$tree/usr/lib/demo-app/version"
 # The application's data changes with each major version and does not compress: an update has something to fetch.

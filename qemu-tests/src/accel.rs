@@ -98,8 +98,7 @@ mod tests {
 
     #[test]
     fn the_probe_sees_guest_code_run() {
-        if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
-            eprintln!("no qemu-system-x86_64 here; the VM tests say so loudly");
+        if !crate::tools::present(&["qemu-system-x86_64"]) {
             return;
         }
         assert!(probe_with(&["-accel", "tcg"], Duration::from_secs(60)).unwrap());

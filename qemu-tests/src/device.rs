@@ -30,6 +30,7 @@ for file in grub/grubenv flipside/uboot.env flipside/uboot-redund.env; do
     [ -e "/efi/$file" ] && echo "state $file $(base64 -w 0 "/efi/$file")"
 done
 echo "version $(cat /usr/lib/demo-app/version)"
+echo "oom_kills $(sed -n 's/^oom_kill //p' /proc/vmstat)"
 "#;
 
 /// Facts of the booted system.
@@ -43,6 +44,8 @@ pub struct Facts {
     pub entries: Vec<Entry>,
     /// Version of the booted system.
     pub version: String,
+    /// Programs that the kernel killed in this boot because a limit of memory was reached, the updater's included.
+    pub oom_kills: u64,
 }
 
 impl Facts {
@@ -66,7 +69,9 @@ impl Facts {
             entries.extend(Entry::parse(name, &content.join("\n")));
         }
         entries.extend(state_file(text)?);
-        Ok(Self { boot_id: value("boot")?, slot: value("slot")?, version: value("version")?, entries })
+        let (boot_id, slot, version) = (value("boot")?, value("slot")?, value("version")?);
+        let oom_kills = value("oom_kills")?.parse().context("the count of killed programs")?;
+        Ok(Self { boot_id, slot, version, entries, oom_kills })
     }
 
     /// Has the booted slot an entry without a counter?
@@ -184,10 +189,10 @@ mod tests {
     #[test]
     fn facts_are_read_from_the_marked_sections() {
         let text = "boot 12-34\nslot b\nentry flipside-a.conf\n| title x\n| version 0000000001\n\
-                    entry flipside-b+2-1.conf\n| version 0000000002\nversion 2.0.0\n";
+                    entry flipside-b+2-1.conf\n| version 0000000002\nversion 2.0.0\noom_kills 1\n";
         let facts = Facts::parse(text).unwrap();
         assert_eq!((facts.slot.as_str(), facts.version.as_str()), ("b", "2.0.0"));
-        assert_eq!(facts.entries.len(), 2);
+        assert_eq!((facts.entries.len(), facts.oom_kills), (2, 1));
         assert!(!facts.confirmed());
         let confirmed = Facts::parse(&text.replace("b+2-1", "b")).unwrap();
         assert!(confirmed.confirmed());
@@ -197,7 +202,8 @@ mod tests {
     #[test]
     fn a_state_file_is_read_like_entries() {
         let block = format!("{:#<1024}", "# GRUB Environment Block\nORDER=B A\nA_OK=1\nB_OK=0\nB_LEFT=2\n");
-        let text = format!("boot 1\nslot a\nstate grub/grubenv {}\nversion 1.0.0\n", STANDARD.encode(block));
+        let text =
+            format!("boot 1\nslot a\nstate grub/grubenv {}\nversion 1.0.0\noom_kills 0\n", STANDARD.encode(block));
         let facts = Facts::parse(&text).unwrap();
         assert!(facts.confirmed());
         assert_eq!(facts.entries[0].tries_left, Some(2));

@@ -310,14 +310,6 @@ fn le32(bytes: &[u8], at: usize) -> Result<u32> {
 mod tests {
     use super::*;
 
-    fn tool(name: &str) -> bool {
-        let there = Command::new(name).arg("--version").output().is_ok();
-        if !there {
-            eprintln!("no {name} here; the VM tests say so loudly");
-        }
-        there
-    }
-
     /// A disk with an ESP (one entry) and a data partition (one file), made by the ordinary tools.
     fn sample(dir: &Path) -> PathBuf {
         let disk = dir.join("disk.img");
@@ -353,7 +345,7 @@ mod tests {
 
     #[test]
     fn reads_what_ordinary_tools_made() {
-        if !["sgdisk", "mformat", "mke2fs", "debugfs", "qemu-img"].iter().all(|t| tool(t)) {
+        if !crate::tools::present(&["sgdisk", "mformat", "mke2fs", "debugfs", "qemu-img"]) {
             return;
         }
         let dir = tempfile::tempdir().unwrap();

@@ -68,13 +68,23 @@ impl DiskFacts {
         Ok(facts)
     }
 
+    /// Name of the release whose root image a slot holds from the first byte to the last, if there is one.
+    #[must_use]
+    pub fn whole_root<'s>(&self, slot: &str, sums: &'s Sums) -> Option<&'s str> {
+        Self::root(self.slots.get(slot)?, sums).map(|(release, _)| release.name.as_str())
+    }
+
+    fn root<'s>(images: &SlotImages, sums: &'s Sums) -> Option<&'s (Release, ReleaseSums)> {
+        sums.0.iter().find(|(_, sums)| images.rootfs.get(&sums.length) == Some(&sums.rootfs))
+    }
+
     /// The release a slot holds whole: root image, kernel and initramfs.
     ///
     /// # Errors
     /// The slot holds none; the text says what is wrong.
     pub fn release<'s>(&self, slot: &str, sums: &'s Sums) -> Result<&'s Release> {
         let images = self.slots.get(slot).with_context(|| format!("no slot {slot}"))?;
-        let found = sums.0.iter().find(|(_, sums)| images.rootfs.get(&sums.length) == Some(&sums.rootfs));
+        let found = Self::root(images, sums);
         let (release, sums) = found.with_context(|| format!("root-{slot} holds no known release"))?;
         for (name, want) in &sums.files {
             let is = images.files.get(name).with_context(|| format!("slot {slot}: {name} is missing"))?;
@@ -125,6 +135,8 @@ pub struct Said {
     pub history: Result<Value>,
     /// Most memory the running daemon had, KiB; `None` when it had left.
     pub memory_kib: Option<u64>,
+    /// Programs the kernel killed for want of memory, the most that was seen in one boot.
+    pub oom_kills: u64,
 }
 
 /// Everything the invariants may look at.
@@ -310,6 +322,8 @@ fn invariant_09_no_approval_no_install(world: &World) -> Result<()> {
 }
 
 fn invariant_10_memory_is_bounded(world: &World) -> Result<()> {
+    // systemd starts a killed updater again, and the install goes on: only the kernel tells.
+    ensure!(world.said.oom_kills == 0, "the kernel killed {} programs at their limit of memory", world.said.oom_kills);
     match world.said.memory_kib {
         Some(peak) if peak > MEMORY_KIB => bail!("the updater had {peak} KiB at its peak"),
         _ => Ok(()),

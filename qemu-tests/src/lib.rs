@@ -24,5 +24,7 @@ pub mod seed;
 pub mod server;
 pub mod site;
 pub mod timeline;
+#[cfg(test)]
+mod tools;
 pub mod wait;
 pub mod workshop;

@@ -248,7 +248,6 @@ fn migrated(qmp: &Qmp) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::qemu::present;
     use std::fs::File;
 
     fn empty_disk(dir: &Path) -> PathBuf {
@@ -259,7 +258,7 @@ mod tests {
 
     #[test]
     fn an_empty_machine_starts_resets_and_loses_power() {
-        if !present() {
+        if !crate::tools::present(&["qemu-system-x86_64", "qemu-img"]) {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -279,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_kept_machine_goes_on_where_it_was() {
-        if !present() {
+        if !crate::tools::present(&["qemu-system-x86_64", "qemu-img"]) {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -296,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_goes_out_of_scope_is_gone() {
-        if !present() {
+        if !crate::tools::present(&["qemu-system-x86_64", "qemu-img"]) {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -309,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_missing_disk_is_named() {
-        if !present() {
+        if !crate::tools::present(&["qemu-system-x86_64", "qemu-img"]) {
             return;
         }
         let dir = tempfile::tempdir().unwrap();

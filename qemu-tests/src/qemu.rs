@@ -203,13 +203,3 @@ pub(crate) fn spawn(spec: &Spec) -> Result<Child> {
 pub(crate) fn said(dir: &Path) -> String {
     fs::read_to_string(dir.join("qemu.err")).unwrap_or_default().trim().to_owned()
 }
-
-/// Can machines be started here? For unit tests, which leave saying so loudly to the VM tests.
-#[cfg(test)]
-pub(crate) fn present() -> bool {
-    let have = ovmf().is_ok() && Command::new("qemu-system-x86_64").arg("--version").output().is_ok();
-    if !have {
-        eprintln!("no QEMU here; the VM tests say so loudly");
-    }
-    have
-}

@@ -203,6 +203,8 @@ pub struct Condition {
     pub reason: Option<String>,
     /// At least this share of the bundle was fetched since the server last changed its ways, percent.
     pub fetched_percent: Option<u64>,
+    /// At least this share of the images is right in the target slot, by the updater's progress, percent.
+    pub progress_percent: Option<u64>,
     /// Is this boot another one than when the step began?
     pub new_boot: Option<bool>,
     /// Slot that boots next and is counted, by the boot loader's state.

@@ -56,11 +56,8 @@ mod tests {
     use crate::disk::Disk;
 
     fn factory_disk(dir: &Path) -> Option<PathBuf> {
-        for tool in ["sgdisk", "mke2fs", "debugfs", "qemu-img"] {
-            if Command::new(tool).arg("--version").output().is_err() {
-                eprintln!("no {tool} here; the VM tests say so loudly");
-                return None;
-            }
+        if !crate::tools::present(&["sgdisk", "mke2fs", "debugfs", "qemu-img"]) {
+            return None;
         }
         let disk = dir.join("factory.img");
         fs::File::create(&disk).unwrap().set_len(48 << 20).unwrap();

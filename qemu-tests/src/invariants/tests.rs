@@ -37,10 +37,11 @@ fn well(sums: &Sums) -> World<'_> {
         before: disk(&[("flipside-a.conf", 1)], "v1", "nothing"),
         after: disk(&[("flipside-a.conf", 1), ("flipside-b.conf", 2)], "v1", "v2"),
         said: Said {
-            facts: Facts { boot_id: "1".into(), slot: "b".into(), entries: vec![], version: "2".into() },
+            facts: Facts { boot_id: "1".into(), slot: "b".into(), entries: vec![], version: "2".into(), oom_kills: 0 },
             status: Ok(json!({"state": "trying", "booted_slot": "b"})),
             history: Ok(json!([{"reason": "health_failed"}, {"deep": {"reason": null}}])),
             memory_kib: Some(9000),
+            oom_kills: 0,
         },
         approved: ["v2".to_owned()].into(),
     }
@@ -109,6 +110,7 @@ fn each_break_is_seen() {
     assert!(by_operator.is_empty());
     assert_eq!(broken(|w| w.approved.clear()), ["09"]);
     assert_eq!(broken(|w| w.said.memory_kib = Some(1 << 20)), ["10"]);
+    assert_eq!(broken(|w| w.said.oom_kills = 1), ["10"]);
     assert_eq!(broken(|w| w.said.history = Ok(json!([{"reason": "internal"}]))), ["11"]);
     assert_eq!(broken(|w| w.said.history = Err(anyhow!("no"))), ["12"]);
 }

@@ -37,13 +37,15 @@ pub(super) struct Appliance {
     pub boot_id: Option<String>,
     /// Boots seen, for the summary.
     pub boots: usize,
+    /// Programs the kernel killed for want of memory, the most that was seen in one boot.
+    pub oom_kills: u64,
 }
 
 impl Appliance {
     pub fn new(name: &str, bucket: Option<u16>, settings: String, spec: Spec) -> Self {
         let name = name.to_owned();
         let (id, machine, boot_id) = (None, None, None);
-        Self { name, bucket, id, settings, spec, machine, approved: BTreeSet::new(), boot_id, boots: 0 }
+        Self { name, bucket, id, settings, spec, machine, approved: BTreeSet::new(), boot_id, boots: 0, oom_kills: 0 }
     }
 
     /// The machine, which must have power.
@@ -78,7 +80,8 @@ impl Appliance {
             device::adjust(machine.agent(), &self.settings)?;
         }
         self.machine = Some(machine);
-        self.boots += 1;
+        // Going on from a kept state is no boot.
+        self.boots += usize::from(!resumed);
         Ok(())
     }
 
@@ -94,8 +97,10 @@ impl Appliance {
         let agent = &self.machine()?.agent().patient();
         let memory = "p=$(pidof flipside) && for i in $p; do grep VmHWM /proc/$i/status; done | sort -k2n | tail -n 1";
         let peak = agent.shell(memory, SYNCED)?.stdout;
+        let facts = Facts::ask(agent)?;
         Ok(Said {
-            facts: Facts::ask(agent)?,
+            oom_kills: self.oom_kills.max(facts.oom_kills),
+            facts,
             status: device::status(agent),
             history: device::history(agent),
             memory_kib: peak.split_whitespace().nth(1).and_then(|n| n.parse().ok()),

@@ -1,12 +1,13 @@
 //! Power lost at flushes: the recorded disk as it stood there, read at all of them and booted at some.
 //!
 //! At every flush that touched it the boot loader's state is read from outside: a confirmed slot is there, and whatever
-//! can boot is whole. At *every* flush it is looked whether it wrote into a slot that could boot before it: such a slot
-//! is whole no longer, whatever the boot loader's state becomes. Just before and just after the last arm, the last
+//! can boot is whole. At *every* flush it is looked whether it changed a slot that could boot before it, its root
+//! partition or its kernel and initramfs on the ESP: such a slot is whole no longer, whatever the boot loader's state
+//! becomes. Just before and just after the last arm, the last
 //! confirm and the last reject of the record machines are booted on the disk; each must end on a confirmed slot that
 //! holds a good release.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -18,8 +19,9 @@ use super::Run;
 use super::appliance::SYNCED;
 use crate::blocklog::Replayed;
 use crate::device::{self, Facts};
-use crate::disk::{Disk, Partition, run as run_tool};
+use crate::disk::{Disk, Partition, run as run_tool, sha256};
 use crate::entries::Entry;
+use crate::evidence;
 use crate::invariants::{DiskFacts, Sums, power_loss_safe};
 use crate::machine::Machine;
 use crate::qemu::disk_format;
@@ -102,7 +104,8 @@ impl Run<'_> {
     }
 
     /// Looks at every flush whether a slot that can boot was written; reads the boot loader's state at those that
-    /// touched it, and what can boot whenever that changed.
+    /// touched it, and what can boot whenever that changed. Kernels and initramfs are compared each time: they share the
+    /// ESP with that state.
     fn survey(&self, raw: &Path, log: &Path, sums: &Sums) -> Result<Survey> {
         let disk = Disk::on(raw)?;
         let esp = disk.partition("esp")?.clone();
@@ -110,18 +113,25 @@ impl Run<'_> {
         let roots = roots.into_iter().collect::<Result<Vec<_>>>()?;
         let mut replayed = Replayed::new(raw, log)?;
         let (mut changes, mut last) = (Vec::new(), disk.entries()?);
+        let mut kernels = kernels(&disk, &last)?;
         while let Some(written) = replayed.next_flush()? {
             untouched(&written, &roots, &last).with_context(|| format!("flush {}", replayed.flushes))?;
             if !touches(&written, &esp) {
                 continue;
             }
             let at = || format!("disk as of flush {}", replayed.flushes);
+            ensure!(
+                kernels == self::kernels(&disk, &last).with_context(at)?,
+                "{}: a kernel that can boot changed",
+                at()
+            );
             let entries = disk.entries().with_context(at)?;
             if describe(&entries) != describe(&last) {
                 power_loss_safe(&DiskFacts::read(&disk, self.site)?, sums).with_context(at)?;
                 let (flush, kinds) = (replayed.flushes, kinds(&last, &entries));
                 changes.push(Change { flush, kinds, state: describe(&entries) });
                 last = entries;
+                kernels = self::kernels(&disk, &last).with_context(at)?;
             }
         }
         Ok(Survey { flushes: replayed.flushes, changes })
@@ -142,10 +152,23 @@ impl Run<'_> {
                 Err(e) => Look::NotYet(format!("{e:#}")),
             }
         });
-        self.here.boots += 1;
-        let serial = std::fs::read(machine.serial_log()).unwrap_or_default();
-        machine.power_cut()?;
-        let facts = outcome.with_context(|| tail(&serial))?;
+        self.here.boots += 1 + machine.resets();
+        // The evidence of the scenario is that of the recorded machine.
+        let evidence = match &outcome {
+            Ok(_) => None,
+            Err(_) => {
+                let name = format!("{}-{}-flush-{place}", self.site.variant, self.name);
+                let folder = evidence::folder(&self.site.evidence, &name)?;
+                evidence::of_machine(&machine, &folder);
+                Some(folder)
+            }
+        };
+        let spec = machine.power_cut()?;
+        if let Some(folder) = &evidence {
+            evidence::of_disk(&spec.dir, &spec.overlay(), folder);
+        }
+        let told = || format!("its evidence: {}", evidence.as_deref().unwrap_or(Path::new("")).display());
+        let facts = outcome.with_context(told)?;
         let release = self.site.releases().find(|r| r.version == facts.version).context("an unknown release runs")?;
         ensure!(!release.bad(), "{} is confirmed, and {}", release.name, release.what);
         Ok(format!("flush {place}: boots slot {}, {}, confirmed", facts.slot, facts.version))
@@ -160,6 +183,16 @@ fn describe(entries: &[Entry]) -> String {
     let mut slots: Vec<_> = entries.iter().map(|e| format!("{}={}", e.slot, left(e))).collect();
     slots.sort();
     format!("{} ({})", slots.join(" "), all.join(", "))
+}
+
+/// Digests of the files that the entries of bootable slots name, by path; none for one that can not be read.
+fn kernels(disk: &Disk, entries: &[Entry]) -> Result<BTreeMap<String, Option<String>>> {
+    let bootable = entries.iter().filter(|e| e.tries_left != Some(0));
+    let digest = |path: &String| {
+        let content = disk.esp_read(path).ok();
+        Ok((path.clone(), content.map(|content| sha256(&mut content.as_slice())).transpose()?))
+    };
+    bootable.flat_map(|e| &e.files).map(digest).collect()
 }
 
 fn touches(written: &[(u64, u64)], partition: &Partition) -> bool {
@@ -204,12 +237,6 @@ fn places(survey: &Survey) -> Result<BTreeSet<usize>> {
         places.extend([flush.saturating_sub(1).max(1), flush]);
     }
     Ok(places)
-}
-
-fn tail(serial: &[u8]) -> String {
-    let text = String::from_utf8_lossy(serial);
-    let lines: Vec<_> = text.lines().rev().take(12).collect();
-    format!("the console said last:\n{}", lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What each word of a scenario does.
 
 use std::iter;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,6 +11,7 @@ use super::Run;
 use crate::agent::{Agent, Output};
 use crate::device;
 use crate::disk::{Disk, zero};
+use crate::invariants::{DiskFacts, Sums};
 use crate::scenario::{
     Approve, Check, Destroy, Fetched, History, PowerCut, Publish, Run as Command, Step, Within, patience,
 };
@@ -118,9 +120,22 @@ impl Run<'_> {
             self.wait_for(&cut.until, Duration::from_secs(cut.within))?;
             self.here.take_machine()?.power_cut()?;
             self.timeline.note("power cut");
+            if let Some(slot) = &cut.half_written {
+                self.half_written(slot)?;
+            }
             self.here.spec.clock.clone_from(&cut.clock);
             self.here.switch_on()?;
         }
+        Ok(())
+    }
+
+    fn half_written(&self, slot: &str) -> Result<()> {
+        let read = |path: &Path| DiskFacts::read(&Disk::copy_of(path)?, self.site);
+        let (before, now) = (read(&self.here.spec.base)?, read(&self.here.spec.overlay())?);
+        ensure!(before.slots.get(slot) != now.slots.get(slot), "nothing was written into slot {slot} yet");
+        let sums = Sums::of(self.site)?;
+        let whole = now.whole_root(slot, &sums);
+        ensure!(whole.is_none(), "slot {slot} holds {whole:?} whole already");
         Ok(())
     }
 
@@ -186,7 +201,10 @@ impl Run<'_> {
         let script = command.command.replace("@URL@", &self.server.guest_url()).replace("@BUNDLE@", bundle);
         let argv = match command.user.as_str() {
             "root" => vec!["/bin/sh", "-c", &script],
-            user => vec!["/usr/bin/setpriv", "--reuid", user, "--clear-groups", "--", "/bin/sh", "-c", &script],
+            user => {
+                let become_user = ["/usr/bin/setpriv", "--reuid", user, "--regid", user, "--init-groups", "--"];
+                [&become_user[..], &["/bin/sh", "-c", &script]].concat()
+            }
         };
         let resets = self.machine()?.resets();
         let ended = self.agent()?.start(&argv, None)?.finish(within);

@@ -64,9 +64,11 @@ impl Run<'_> {
         }
         if let Some(facts) = &seen.facts {
             self.here.boot_id = Some(facts.boot_id.clone());
+            self.here.oom_kills = self.here.oom_kills.max(facts.oom_kills);
         }
         let so_far = compare(condition, &seen, old_boot);
-        let asks_updater = c.state.is_some() || c.settled.is_some() || c.reason.is_some();
+        let asks_updater =
+            c.state.is_some() || c.settled.is_some() || c.reason.is_some() || c.progress_percent.is_some();
         if so_far.is_err() || !asks_updater {
             return Ok(so_far);
         }
@@ -123,6 +125,11 @@ fn compare(want: &Condition, seen: &Seen, old_boot: Option<&str>) -> Result<(), 
             let told: Vec<_> = REASONS.iter().filter_map(|p| text(p)).collect();
             check("reason", told.contains(&reason.as_str()), format!("{told:?}"));
         }
+        if let Some(percent) = want.progress_percent {
+            let number = |pointer: &str| status.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+            let (done, total) = (number("/progress/bytes_done"), number("/progress/bytes_total"));
+            check("progress", total > 0 && done * 100 >= total * percent, format!("{done} of {total} bytes"));
+        }
     }
     if let (Some(want), Some(is)) = (want.fetched_percent, seen.fetched_percent) {
         check("fetched_percent", is >= want, is.to_string());
@@ -139,20 +146,26 @@ mod tests {
     use serde_json::json;
 
     fn facts() -> Facts {
-        Facts { boot_id: "1".into(), slot: "a".into(), entries: vec![], version: "1.0.0".into() }
+        Facts { boot_id: "1".into(), slot: "a".into(), entries: vec![], version: "1.0.0".into(), oom_kills: 0 }
     }
 
     #[test]
     fn everything_said_must_hold() {
         let seen = Seen {
             facts: Some(facts()),
-            status: Some(json!({"state": "idle", "waiting": {"reason": "held"}, "last_error": null})),
+            status: Some(json!({
+                "state": "idle", "waiting": {"reason": "held"}, "last_error": null,
+                "progress": {"bytes_done": 30, "bytes_total": 100},
+            })),
             fetched_percent: Some(40),
         };
         let parse = |text: &str| toml::from_str::<Condition>(text).unwrap();
-        for good in
-            ["slot = 'a'\nconfirmed = false", "reason = 'held'\nstate = 'idle'\nsettled = true", "fetched_percent = 40"]
-        {
+        for good in [
+            "slot = 'a'\nconfirmed = false",
+            "reason = 'held'\nstate = 'idle'\nsettled = true",
+            "fetched_percent = 40",
+            "progress_percent = 30",
+        ] {
             assert_eq!(compare(&parse(good), &seen, None), Ok(()), "{good}");
         }
         for (bad, tells) in [
@@ -162,6 +175,7 @@ mod tests {
             ("state = 'writing'", "idle"),
             ("settled = false", "idle"),
             ("fetched_percent = 41", "40"),
+            ("progress_percent = 31", "30 of 100"),
         ] {
             let told = compare(&parse(bad), &seen, None).unwrap_err();
             assert!(told.contains(tells), "{bad}: {told}");

@@ -16,6 +16,8 @@ pub struct PowerCut {
     /// How often.
     #[serde(default = "once")]
     pub times: u32,
+    /// The slot that must be half written then: neither what it held when the scenario began nor any release.
+    pub half_written: Option<String>,
     /// What the hardware clock says afterwards (as QEMU's `-rtc base=`); default: the time.
     pub clock: Option<String>,
 }

@@ -60,6 +60,8 @@ fn all_shipped_scenarios_are_well_formed_and_their_starts_exist() {
     let all = load_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")).unwrap();
     let left: Vec<_> = all.iter().filter_map(|(_, s)| s.leaves.as_deref()).collect();
     for (name, scenario) in &all {
+        let never = scenario.by_default.as_ref().is_some_and(Vec::is_empty);
+        assert!(!never, "{name} would never run unless somebody asks for it: nobody notices what it would have found");
         assert!(scenario.from == FACTORY || left.contains(&scenario.from.as_str()), "{name} starts nowhere");
     }
 }

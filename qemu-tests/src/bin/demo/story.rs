@@ -1,5 +1,6 @@
 //! The story, in order.
 
+use std::fs;
 use std::io::{self, BufRead, Write};
 use std::time::{Duration, Instant};
 
@@ -49,13 +50,22 @@ pub fn tell(variant: &str, keep: bool) -> Result<()> {
         "Flipside: a virtual appliance (boot loader: {variant}) updates itself, then meets a bad release and comes back.\n"
     );
     let start = Instant::now();
-    let mut demo = switch_on(&site, dir.path(), start)?;
-    if let Err(e) = demo.chapters() {
-        let folder = evidence::folder(&site.evidence, "demo")?;
-        evidence::of_machine(&demo.machine, &folder);
-        return Err(e.context(format!("what the appliance said is in {}", folder.display())));
-    }
-    demo.ending(keep)
+    let told = switch_on(&site, dir.path(), start).and_then(|mut demo| match demo.chapters() {
+        Ok(()) => demo.ending(keep),
+        Err(e) => {
+            evidence::of_machine(&demo.machine, &evidence::folder(&site.evidence, "demo")?);
+            Err(e)
+        }
+    });
+    told.map_err(|e| {
+        // The machine is off by now: its disk and its console tell the rest.
+        let (folder, machine) = (site.evidence.join("demo"), dir.path().join("m"));
+        let saved = fs::create_dir_all(&folder);
+        evidence::of_disk(&machine, &machine.join("disk.qcow2"), &folder);
+        let kept =
+            saved.map_or_else(|e| format!("and no evidence: {e}"), |()| format!("evidence: {}", folder.display()));
+        e.context(kept)
+    })
 }
 
 fn switch_on<'a>(site: &'a Site, dir: &std::path::Path, start: Instant) -> Result<Demo<'a>> {
