@@ -9,7 +9,7 @@ packages_of() {
     case $1 in
         build) echo gcc libc6-dev make pkg-config dpkg-dev ;;
         check) echo git shellcheck systemd python3 ;;
-        test) echo util-linux e2fsprogs openssl zstd dbus git python3-venv ;;
+        test) echo util-linux e2fsprogs openssl zstd dbus git python3-venv systemd tar mount ;;
         images) echo mmdebstrap debian-archive-keyring mtools gdisk dosfstools e2fsprogs cpio kmod systemd-boot-efi \
             grub-efi-amd64-bin grub-common u-boot-qemu u-boot-tools ;;
         vm) echo qemu-system-x86 qemu-utils ovmf u-boot-qemu mtools e2fsprogs gdisk socat ;;

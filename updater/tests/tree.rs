@@ -22,6 +22,7 @@ use bundle::reason::Reason;
 use common::folder::{attribute, facts, is_root, mode, system};
 use common::server::{Fault, Server};
 use common::site::{self, HASTY, Release, hasty_http};
+use common::skip::{skipped, skipped_without_root};
 use tokio::sync::watch;
 use updater::install::installer::Pipeline;
 use updater::seams::{Cancel, InstallError, InstallRequest, Installer as _};
@@ -133,7 +134,7 @@ async fn from_a_server_a_file_and_a_stream_over_nothing_and_over_an_older_folder
 #[tokio::test]
 async fn a_tar_made_elsewhere_is_read_back_too() {
     if !is_root() {
-        return eprintln!("SKIPPED: the owner of the folder itself is root in such a tar");
+        return skipped_without_root("the owner of the folder itself is root in such a tar");
     }
     let bench = Bench::new();
     let source = bench.at("source-1");
@@ -153,7 +154,7 @@ async fn a_tar_made_elsewhere_is_read_back_too() {
         )
         .status();
     if !run.is_ok_and(|status| status.success()) {
-        return eprintln!("SKIPPED: no GNU tar with attributes here");
+        return skipped("no GNU tar with attributes here");
     }
     let release = bench.release_of(1, &tar);
     bench.install(&bench.web(&release)).await.unwrap();
@@ -324,7 +325,7 @@ impl Small {
         let size = format!("size={mib}m,mode=0755");
         let run = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(at).status();
         if !(is_root() && run.is_ok_and(|status| status.success())) {
-            eprintln!("SKIPPED: a full file system needs the rights of root");
+            skipped_without_root("a full file system is a mount");
             return None;
         }
         let mounted = Self(at.to_owned());

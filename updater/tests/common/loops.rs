@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::skip::skipped_without_root;
+
 /// A loop device over a file; detached when dropped.
 pub struct Loop {
     pub device: PathBuf,
@@ -21,10 +23,11 @@ impl Loop {
         let output = match output {
             Ok(output) if output.status.success() => output,
             // Some file systems refuse direct I/O below a loop device.
-            _ => Command::new("losetup").args(["--find", "--show"]).arg(file).output().ok()?,
+            _ => Command::new("losetup").args(["--find", "--show"]).arg(file).output().expect("losetup (util-linux)"),
         };
         if !output.status.success() {
-            eprintln!("SKIPPED: no loop device here ({}); run as root", String::from_utf8_lossy(&output.stderr).trim());
+            let said = String::from_utf8_lossy(&output.stderr);
+            skipped_without_root(&format!("no loop device here ({})", said.trim()));
             return None;
         }
         let device = String::from_utf8(output.stdout).unwrap().trim().into();

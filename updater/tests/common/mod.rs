@@ -14,5 +14,6 @@ pub mod held;
 pub mod loops;
 pub mod server;
 pub mod site;
+pub mod skip;
 pub mod slow_link;
 pub mod update;
