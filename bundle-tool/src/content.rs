@@ -18,6 +18,7 @@ use bundle::sequential::SequentialReader;
 use sha2::{Digest as _, Sha256};
 
 use crate::crew;
+use crate::document::Document;
 use crate::files;
 use crate::progress::Progress;
 use crate::refusal::Refused;
@@ -28,7 +29,7 @@ const BUDGET: usize = 20 << 20;
 /// Whom to believe.
 #[derive(clap::Args)]
 pub struct TrustArgs {
-    /// Trust root whose release keys must have signed
+    /// Trust root; its keys for that kind of document must have signed: the release keys for a bundle
     #[arg(long, value_name = "FILE", conflicts_with = "key")]
     trust: Option<PathBuf>,
     /// Public key that must have signed; several times for several
@@ -45,7 +46,14 @@ pub struct Believed {
 }
 
 impl TrustArgs {
-    /// Reads the files.
+    /// Reads the files, for a document of any kind.
+    pub fn read_for(&self, document: &Document, threshold: Option<usize>) -> Result<Believed> {
+        let Some(path) = &self.trust else { return self.read(threshold) };
+        let (keys, own) = document.keys(&files::trust(path)?);
+        Ok(Believed { keys, threshold: threshold.unwrap_or(own) })
+    }
+
+    /// Reads the files, for a bundle.
     pub fn read(&self, threshold: Option<usize>) -> Result<Believed> {
         if let Some(path) = &self.trust {
             let (keys, own) = files::trust(path)?.release_keys();

@@ -11,6 +11,7 @@ mod bychunks;
 mod cmd;
 mod content;
 mod crew;
+mod document;
 mod files;
 mod gate;
 mod output;

@@ -9,7 +9,6 @@ use bundle::digest::Digest;
 use bundle::dsse::{DsseError, Envelope};
 use bundle::keys::PrivateKey;
 use common::Workshop;
-use serde_json::json;
 
 const INDEX: &str = "web/channels/stable/channel.dsse.json";
 const PUBLISH: [&str; 8] =
@@ -114,10 +113,9 @@ fn the_highest_version_there_is_is_an_error_and_no_crash() {
 #[test]
 fn a_signature_that_would_make_a_document_too_large_is_not_written() {
     let shop = Workshop::new();
-    let mut full =
-        Envelope::new("application/vnd.flipside.test.v1+json", json!("x".repeat(786_200)).to_string().into());
-    full.sign(&key(&shop)).unwrap();
-    shop.write("full.dsse.json", &full.to_bytes().unwrap());
+    let releases = largest(|n| sealed(&shop, n, 1).is_ok());
+    let more = largest(|more| padded(&shop, releases, 1, more).is_ok());
+    shop.write("full.dsse.json", &padded(&shop, releases, 1, more).unwrap());
     let before = shop.read("full.dsse.json");
     let said = shop.refused(&["sign", "full.dsse.json", "--key", "keys/stranger.pem"], "malformed");
     assert!(said.contains("1048576"), "{said}");

@@ -1,4 +1,4 @@
-//! `bundle-tool inspect`: what is in a bundle. Believes nothing and says so.
+//! `bundle-tool inspect`: what is in a bundle or a document. Believes nothing and says so.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -13,17 +13,18 @@ use bundle::manifest::Manifest;
 use bundle::random::{RandomReader, read_envelope};
 use serde::Serialize;
 
+use crate::document::{self, Document};
 use crate::gate::counts::Counts;
 use crate::output::{self, bytes, harmless};
 use crate::recipe::GATES;
 
-/// Show what is in a bundle, without verifying it
+/// Show what is in a bundle or a signed document, without verifying it
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  bundle-tool inspect demo.bundle\n  bundle-tool inspect demo.bundle --json | jq .manifest.counter"
 )]
 pub struct Args {
-    /// The bundle
+    /// The bundle, or a .dsse.json document
     bundle: PathBuf,
     /// Print facts as JSON
     #[arg(long)]
@@ -53,8 +54,23 @@ struct ImageFacts {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    if let Some(envelope) = document::read(&args.bundle)? {
+        return document(args, &envelope);
+    }
     let facts = gather(args).with_context(|| args.bundle.display().to_string())?;
     if args.json { output::json(&facts) } else { print(&facts) }
+}
+
+fn document(args: &Args, envelope: &Envelope) -> Result<()> {
+    if args.json {
+        return output::json(&document::facts(envelope)?);
+    }
+    let document = Document::of(envelope).with_context(|| args.bundle.display().to_string())?;
+    println!("{}", document.sentence());
+    println!("payload     {}", Digest::of(&envelope.payload));
+    document.lines().iter().for_each(|line| println!("  {line}"));
+    print_signatures(envelope.signatures.iter().map(|each| each.key_id.as_str()));
+    Ok(())
 }
 
 fn gather(args: &Args) -> Result<Facts> {
@@ -148,13 +164,16 @@ fn print(facts: &Facts) -> Result<()> {
         }
         println!("            sha256 {}", image.sha256);
     }
-    facts.signatures.iter().for_each(|id| {
-        println!("signature   names itself {} (not checked here: bundle-tool verify)", harmless(id));
-    });
-    if facts.signatures.is_empty() {
+    print_signatures(facts.signatures.iter().map(String::as_str));
+    Ok(())
+}
+
+fn print_signatures<'a>(ids: impl Iterator<Item = &'a str>) {
+    let mut ids = ids.peekable();
+    if ids.peek().is_none() {
         println!("signature   none");
     }
-    Ok(())
+    ids.for_each(|id| println!("signature   names itself {} (not checked here: bundle-tool verify)", harmless(id)));
 }
 
 /// One gate in words, from whatever version wrote it.

@@ -8,16 +8,23 @@ use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bundle::build::{publish, replace_envelope};
+use bundle::digest::Digest;
 use bundle::dsse::Envelope;
 use bundle::keys::{KeyId, SIGNATURE_LEN};
 use bundle::manifest::Manifest;
 use bundle::random::read_envelope;
+use bundle::reason::Reason;
 use serde_json::json;
 
+use crate::document::{Document, Kind};
+use crate::refusal::Refused;
 use crate::{files, output};
 
 const EXAMPLE: &str = "Example:
   bundle-tool sign demo.bundle --key keys/release.pem
+
+Example with a document from where others can write: only what was genuine before, and only what it should be:
+  bundle-tool sign channel.dsse.json --expect channel --trust trust.dsse.json --key keys/release-2.pem
 
 Example with a key that can not leave its hardware module or cloud service:
   bundle-tool sign demo.bundle --print-pae > pae.bin
@@ -42,6 +49,12 @@ pub struct Args {
     /// Public key the attached signature is of
     #[arg(long, value_name = "KEY.pub.pem")]
     public_key: Option<PathBuf>,
+    /// Sign nothing but this kind of document
+    #[arg(long, value_name = "KIND")]
+    expect: Option<Kind>,
+    /// Sign nothing that is not genuine already, by this trust root
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
     /// Print facts as JSON
     #[arg(long)]
     json: bool,
@@ -50,6 +63,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let signable = Signable::open(&args.file)?;
     let mut envelope = Envelope::parse(signable.envelope()).with_context(|| args.file.display().to_string())?;
+    let document = examine(args, &envelope).with_context(|| args.file.display().to_string())?;
     if args.print_pae {
         return std::io::stdout().write_all(&envelope.pae()).context("writing the bytes to sign");
     }
@@ -71,12 +85,32 @@ pub fn run(args: &Args) -> Result<()> {
     };
     if args.json {
         let signed = signed.iter().map(ToString::to_string).collect::<Vec<_>>();
-        return output::json(&json!({ "file": args.file, "signed_by": signed }));
+        return output::json(&json!({
+            "file": args.file, "signed_by": signed, "is": document.sentence(),
+            "payload_sha256": Digest::of(&envelope.payload),
+        }));
     }
+    println!("{}, {}", document.sentence(), Digest::of(&envelope.payload));
     for id in signed {
         println!("{}: signed by {id}", args.file.display());
     }
     Ok(())
+}
+
+/// What is about to be signed. A signature over what somebody else put there is a forgery made by ourselves.
+fn examine(args: &Args, envelope: &Envelope) -> Result<Document> {
+    let document = Document::of(envelope)?;
+    if let Some(expected) = args.expect.filter(|kind| *kind != document.kind()) {
+        let why = format!("it is no {expected:?}: {}", document.sentence()).to_lowercase();
+        return Err(Refused(Reason::Malformed, why).into());
+    }
+    if let Some(trust) = &args.trust {
+        let (keys, threshold) = document.keys(&files::trust(trust)?);
+        envelope
+            .verify(&envelope.payload_type, &keys, threshold)
+            .with_context(|| format!("not genuine by {}, so it is not signed", trust.display()))?;
+    }
+    Ok(document)
 }
 
 /// Adds the signatures of those private keys to the file.

@@ -1,26 +1,29 @@
-//! `bundle-tool verify`: is this bundle genuine, and whole?
+//! `bundle-tool verify`: is this bundle genuine, and whole? Or this document?
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use bundle::digest::Digest;
 use bundle::dsse::Envelope;
 use bundle::keys::KeySet;
 use bundle::sequential::SequentialReader;
 use serde_json::json;
 
 use crate::content::{self, TrustArgs};
+use crate::document::{self, Document};
 use crate::output::{self, harmless};
 use crate::progress::Progress;
 
 const EXAMPLE: &str = "Example:
   bundle-tool verify demo.bundle --trust trust.dsse.json
-  curl -s https://updates.example/demo.bundle | bundle-tool verify - --key keys/release.pub.pem";
+  curl -s https://updates.example/demo.bundle | bundle-tool verify - --key keys/release.pub.pem
+  bundle-tool verify /srv/www/channels/stable/channel.dsse.json --trust trust.dsse.json";
 
-/// Verify signatures and every byte of a bundle; says who signed and what is missing
+/// Verify signatures and every byte of a bundle, or a signed document; says who signed and what is missing
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// The bundle, or - for standard input
+    /// The bundle, or - for standard input; or a .dsse.json document
     bundle: PathBuf,
     #[command(flatten)]
     trust: TrustArgs,
@@ -39,6 +42,35 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    match document::read(&args.bundle)? {
+        Some(envelope) => document(args, &envelope),
+        None => bundle(args),
+    }
+}
+
+fn document(args: &Args, envelope: &Envelope) -> Result<()> {
+    let name = || args.bundle.display().to_string();
+    let document = Document::of(envelope).with_context(name)?;
+    let believed = args.trust.read_for(&document, args.threshold)?;
+    let verified = envelope.verify(&envelope.payload_type, &believed.keys, believed.threshold).inspect_err(|_| {
+        tell_signers(envelope, &believed.keys);
+    });
+    let signers = verified.with_context(name)?.signers;
+    if args.json {
+        let signers = signers.iter().map(ToString::to_string).collect::<Vec<_>>();
+        return output::json(&json!({
+            "genuine": true, "type": envelope.payload_type, "payload_sha256": Digest::of(&envelope.payload),
+            "signers": signers, "threshold": believed.threshold,
+        }));
+    }
+    println!("{}: genuine", name());
+    println!("{}", document.sentence());
+    signers.iter().for_each(|id| println!("signed by {id}"));
+    println!("{} of {} required signatures", signers.len(), believed.threshold);
+    Ok(())
+}
+
+fn bundle(args: &Args) -> Result<()> {
     let believed = args.trust.read(args.threshold)?;
     let name = || args.bundle.display().to_string();
     let opened = match content::open(content::input(&args.bundle)?, Some(&believed)) {
@@ -77,7 +109,12 @@ fn explain(args: &Args, keys: &KeySet) {
         let reader = SequentialReader::new(input).ok()?;
         Envelope::parse(reader.envelope()).ok()
     });
-    let Some(envelope) = envelope.filter(|_| args.bundle.as_os_str() != "-") else { return };
+    if let Some(envelope) = envelope.filter(|_| args.bundle.as_os_str() != "-") {
+        tell_signers(&envelope, keys);
+    }
+}
+
+fn tell_signers(envelope: &Envelope, keys: &KeySet) {
     let pae = envelope.pae();
     for key in keys.iter() {
         let id = key.id().to_string();

@@ -51,7 +51,7 @@ impl std::fmt::Display for Counts {
 /// When a test binary ended without its result, or cargo did not start the ones after a failure.
 pub fn cargo(stdout: &str, stderr: &str) -> Result<Counts> {
     let mut total = Counts::default();
-    let mut announced = None;
+    let (mut announced, mut failed_binaries) = (None, 0);
     for line in stdout.lines() {
         if let Some(number) = line.strip_prefix("running ").and_then(|rest| rest.split_once(" test")) {
             ensure!(announced.is_none(), "a test binary ended without its result (it crashed?)");
@@ -67,13 +67,23 @@ pub fn cargo(stdout: &str, stderr: &str) -> Result<Counts> {
                 announced.take() == Some(counts.ran() + counts.skipped + measured),
                 "a test binary announced another number of tests than it ended with"
             );
+            failed_binaries += u64::from(result.starts_with("FAILED"));
             total += counts;
         }
     }
     ensure!(announced.is_none(), "a test binary ended without its result (it crashed?)");
     let stopped = stderr.contains("error: test failed, to rerun") && !stderr.contains(" failed:\n");
     ensure!(!stopped, "cargo stopped at the first failure, so the other tests did not run: add --no-fail-fast");
+    // One that crashed before its first test says nothing; only cargo knows that it was to run.
+    let failed = stderr.lines().filter_map(failed_targets).max().unwrap_or(0);
+    ensure!(failed <= failed_binaries, "{failed} test binaries failed, {failed_binaries} of them with a result");
     Ok(total)
+}
+
+/// `error: 2 targets failed:`, as cargo says it at the end.
+fn failed_targets(line: &str) -> Option<u64> {
+    let (number, rest) = line.strip_prefix("error: ")?.split_once(' ')?;
+    matches!(rest, "target failed:" | "targets failed:").then(|| number.parse().ok())?
 }
 
 /// Reads the Test Anything Protocol (versions 12 to 14). Subtests are indented and belong to the test they stand in.
@@ -165,6 +175,9 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; fini
         assert!(cargo(&between, "").unwrap_err().to_string().contains("crashed"));
         let fewer = CARGO.replacen("running 1 test", "running 2 tests", 1);
         assert!(cargo(&fewer, "").unwrap_err().to_string().contains("another number"));
+        // Before it said how many tests it has.
+        let two = "error: test failed, to rerun pass `--lib`\nerror: 2 targets failed:\n    `--lib`\n    `--test x`\n";
+        assert!(cargo(CARGO, two).unwrap_err().to_string().contains("2 test binaries failed, 1 of them"));
     }
 
     #[test]
