@@ -185,7 +185,18 @@ impl Manifest {
     /// When it breaks a rule that [`Manifest::parse`] would refuse.
     pub fn to_bytes(&self) -> Result<Vec<u8>, DocumentError> {
         rules::validate(self)?;
-        document::to_bytes(self)
+        let bytes = document::to_bytes(self)?;
+        document::check(&bytes, KNOWN)?;
+        Ok(bytes)
+    }
+
+    /// Checks a release whose images are not built yet: what is wrong is better known before hours of work than after.
+    ///
+    /// # Errors
+    /// When it breaks a rule that [`Manifest::to_bytes`] would refuse, whatever the images turn out to be.
+    pub fn check_plan<'a>(&self, images: impl Iterator<Item = &'a str> + Clone) -> Result<(), DocumentError> {
+        rules::planned(self, images)?;
+        document::check(&document::to_bytes(self)?, KNOWN)
     }
 
     /// The image of that name.

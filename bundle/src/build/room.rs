@@ -1,4 +1,4 @@
-//! Whether a manifest will fit into its envelope, asked before hours go into compressing what it names.
+//! Whether a manifest keeps its rules and will fit into its envelope, asked before hours go into compressing what it names.
 
 use super::{BuildError, Source};
 use crate::digest::Digest;
@@ -7,11 +7,12 @@ use crate::dsse::{Envelope, EnvelopeSignature, MAX_SIGNATURES};
 use crate::keys::SIGNATURE_LEN;
 use crate::manifest::{Blob, Chunks, Image, MANIFEST_TYPE, Manifest};
 
-/// Refuses a manifest that, with its images filled in and every signature it may get, would be too large.
+/// Refuses a manifest that breaks a rule, or, with its images filled in and every signature it may get, would be too large.
 ///
 /// Room is left for [`MAX_SIGNATURES`]: who signs last, perhaps months later and elsewhere, must not be the one who
 /// finds out.
 pub(super) fn check(manifest: &Manifest, sources: &[Source]) -> Result<(), BuildError> {
+    manifest.check_plan(sources.iter().map(|source| source.name.as_str()))?;
     let full = Manifest { images: sources.iter().map(largest).collect(), ..manifest.clone() };
     let signature = EnvelopeSignature { key_id: Digest([0; 32]).to_hex(), signature: vec![0; SIGNATURE_LEN] };
     let mut envelope = Envelope::new(MANIFEST_TYPE, document::to_bytes(&full)?);

@@ -32,6 +32,15 @@ pub(super) fn known_kinds(bytes: &[u8]) -> Result<(), DocumentError> {
 
 /// All rules.
 pub(super) fn validate(manifest: &Manifest) -> Result<(), DocumentError> {
+    planned(manifest, manifest.images.iter().map(|image| image.name.as_str()))?;
+    manifest.images.iter().try_for_each(image)
+}
+
+/// The rules of a release whose images are not built yet, only named.
+pub(super) fn planned<'a>(
+    manifest: &Manifest,
+    images: impl Iterator<Item = &'a str> + Clone,
+) -> Result<(), DocumentError> {
     rule(is_label(&manifest.compatible), || "compatible is empty or not printable".to_owned())?;
     rule(manifest.hardware.len() <= 64 && manifest.hardware.iter().all(|each| is_label(each)), || {
         "hardware patterns".to_owned()
@@ -48,16 +57,17 @@ pub(super) fn validate(manifest: &Manifest) -> Result<(), DocumentError> {
     }
     rule(manifest.hooks.len() <= 32 && manifest.hooks.iter().all(|hook| is_name(hook)), || "hooks".to_owned())?;
     rule(all_different(&manifest.hooks), || "one hook twice".to_owned())?;
-    rule((1..=MAX_IMAGES).contains(&manifest.images.len()), || {
-        format!("{} images, 1 to {MAX_IMAGES} are possible", manifest.images.len())
-    })?;
-    rule(all_different(manifest.images.iter().map(|image| &image.name)), || "two images of one name".to_owned())?;
-    manifest.images.iter().try_for_each(image)
+    let count = images.clone().count();
+    rule((1..=MAX_IMAGES).contains(&count), || format!("{count} images, 1 to {MAX_IMAGES} are possible"))?;
+    rule(all_different(images.clone()), || "two images of one name".to_owned())?;
+    match images.clone().find(|name| !is_name(name)) {
+        Some(name) => Err(DocumentError::Invalid(format!("image name {name:?}"))),
+        None => Ok(()),
+    }
 }
 
 fn image(image: &Image) -> Result<(), DocumentError> {
     let name = &image.name;
-    rule(is_name(name), || format!("image name {name:?}"))?;
     rule(image.size <= MAX_IMAGE_SIZE, || format!("{name}: larger than 16 TiB"))?;
     let frames = index::frames_of_index(image.index.size).filter(|_| image.index.size <= MAX_INDEX_SIZE);
     rule(frames.is_some(), || format!("{name}: an index can not have {} bytes", image.index.size))?;
