@@ -18,7 +18,7 @@ use std::os::fd::AsRawFd as _;
 use common::folder::{facts, system};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::Value;
-use sim::World;
+use sim::{World, until};
 
 /// Exit codes of the manual.
 const OK: i32 = 0;
@@ -234,6 +234,47 @@ fn the_engine_confirms_without_a_bus() {
     world.spawn(&["--idle-exit", "0"]);
     let confirmed = world.flipside(&["confirm", "--boot"]);
     assert_eq!(confirmed.code, OK, "{confirmed:?}");
+}
+
+/// Starts slot b for the first time, with the data partition read-only; false when this machine can not show that.
+fn tried_on_read_only_state(world: &mut World) -> bool {
+    world.publish(2);
+    world.approve(2, 10_000, "rolling");
+    world.start();
+    assert_eq!(world.flipside(&["install", "--activate"]).code, OK);
+    world.wait_for("state", "armed");
+    assert_eq!(world.flipside(&["reboot"]).code, OK);
+    world.wait_for_end();
+    world.play_boot_loader("b");
+    // Not even the file of the lock is there.
+    fs::remove_file(world.folder.path().join("var/lib/flipside/lock")).unwrap();
+    world.spawn_on_read_only_state()
+}
+
+#[test]
+fn a_read_only_data_partition_keeps_no_system_from_its_confirmation() {
+    let mut world = World::new();
+    if !tried_on_read_only_state(&mut world) {
+        return;
+    }
+    until("slot b is confirmed", || world.flipside(&["confirm", "--boot"]).code == OK);
+    world.stop();
+    world.boot("b");
+}
+
+#[test]
+fn a_read_only_data_partition_keeps_no_bad_system() {
+    let mut world = World::new();
+    world.health_check(
+        "10-app",
+        "grep -q '\"booted\":\"b\"' \"$(dirname \"$0\")/../../../boot/sim.json\" && exit 1; exit 0",
+    );
+    if !tried_on_read_only_state(&mut world) {
+        return;
+    }
+    world.wait_for_end();
+    world.boot("a");
+    assert_eq!(world.status()["confirmed"], true);
 }
 
 #[test]

@@ -30,6 +30,12 @@ fn the_service_waits_for_its_state_and_is_watched() {
 }
 
 #[test]
+fn the_lock_outlives_a_stop_and_is_off_the_data_partition() {
+    let of = |directive| values("flipside.service", directive);
+    assert_eq!((of("RuntimeDirectory"), of("RuntimeDirectoryPreserve")), (vec!["flipside".into()], vec!["yes".into()]));
+}
+
+#[test]
 fn checks_are_spread_and_made_up_for() {
     let of = |directive| values("flipside-check.timer", directive);
     assert!(!of("RandomizedDelaySec").is_empty(), "the fleet must not ask in step");

@@ -190,6 +190,13 @@ impl Device {
         Copies::new(&self.state, "journal")
     }
 
+    /// Held by the one engine of this device. Not on the data partition, which may be full or read-only when a new system
+    /// waits for its confirmation; but simulated devices share the `/run` of their machine.
+    #[must_use]
+    pub fn lock_file(&self) -> PathBuf {
+        if self.simulated { self.state.join("lock") } else { self.root.join("run/flipside/lock") }
+    }
+
     /// The clocks.
     #[must_use]
     pub fn clock(&self) -> SystemClock {

@@ -20,7 +20,7 @@ use crate::dbus::service::needs_source;
 use crate::dbus::{self, Bus};
 use crate::engine::{self, Command, Handle};
 use crate::handed::Handed;
-use crate::store::lock;
+use crate::store::lock::{self, Lock};
 use crate::system::notify::{Notifier, watchdog_interval};
 use crate::system::{chain, log};
 use device::Device;
@@ -68,10 +68,7 @@ enum End {
 pub async fn run(device: Device, options: Options) -> anyhow::Result<()> {
     log::install(if options.debug { tracing::Level::DEBUG } else { tracing::Level::INFO });
     tell_findings(&device);
-    // Two engines over one boot loader would undo each other's work.
-    let Some(_lock) = lock::take(&device.state.join("lock")).context("taking the lock")? else {
-        bail!("another updater is running on this device");
-    };
+    let _lock = alone(&device)?;
     let notifier = Notifier::from_env();
     let bus = bus(&device).await;
     // Health, confirmation and fallback must not depend on a bus: without one, systemd is asked directly.
@@ -112,6 +109,20 @@ pub async fn run(device: Device, options: Options) -> anyhow::Result<()> {
     drop(engine);
     let _ = tokio::time::timeout(PULSE, task).await;
     Ok(())
+}
+
+/// Two engines over one boot loader would undo each other's work. But a lock that can not be had at all says nothing of
+/// another engine, and must not keep a system on trial from its confirmation or its fallback.
+fn alone(device: &Device) -> anyhow::Result<Option<Lock>> {
+    let path = device.lock_file();
+    match lock::take(&path) {
+        Ok(None) => bail!("another updater is running on this device"),
+        Ok(lock) => Ok(lock),
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "going on without the lock");
+            Ok(None)
+        }
+    }
 }
 
 fn tell_findings(device: &Device) {

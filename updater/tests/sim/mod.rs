@@ -19,6 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use updater_core::release::DeltaOffer;
 
+use crate::common::folder::is_root;
 use crate::common::site::{self, noise};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -240,6 +241,29 @@ impl World {
         let mut all = vec!["daemon", "--debug"];
         all.extend(arguments);
         self.daemon = Some(self.command(&all).spawn().unwrap());
+    }
+
+    /// Starts the daemon where the data partition went read-only, as one does after an error; false, with a loud line,
+    /// when this machine can not show such a mount.
+    pub fn spawn_on_read_only_state(&mut self) -> bool {
+        let unshare = || {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "--map-root-user"].get(..1 + usize::from(!is_root())).unwrap());
+            command
+        };
+        if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
+            eprintln!("SKIPPED: unshare can not make a mount here");
+            return false;
+        }
+        let state = self.folder.path().join("var/lib/flipside");
+        let script = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && exec \"$@\"";
+        let daemon = self.command(&["daemon", "--debug", "--idle-exit", "0"]);
+        let mut command = unshare();
+        command.args(["sh", "-c", script]).arg(state).arg(daemon.get_program()).args(daemon.get_args());
+        let environment = daemon.get_envs().filter(|(name, _)| *name != "PATH");
+        command.envs(environment.filter_map(|(name, value)| Some((name, value?))));
+        self.daemon = Some(command.spawn().unwrap());
+        true
     }
 
     pub fn stop(&mut self) {
