@@ -42,7 +42,7 @@ make_disk() { "$IMAGES/disk.sh" "$variant" "$factory" "$1/disk.img"; }
 [ -z "$refresh" ] || rm -rf "$CACHE"/base.*
 base=$(cached base "$(hash_of "$SOURCE_DATE_EPOCH" "$IMAGES/base.sh" "$IMAGES/packages.txt")" "$IMAGES/base.sh")
 system=$(cached "system-$variant" "$(hash_of "$(cat "$base/packages.txt")" "$SOURCE_DATE_EPOCH" "$IMAGES"/{system.sh,overlay,cmdline.txt} \
-    "$IMAGES"/{modules,trim,masked-units}.txt "$IMAGES/$variant/boot.toml" "${deb:-no deb}" "${trust:-no trust}")" \
+    "$IMAGES"/{modules,trim,masked-units}.txt "$IMAGES/../systemd" "$IMAGES/$variant/boot.toml" "${deb:-no deb}" "${trust:-no trust}")" \
     "$IMAGES/system.sh" "$variant" "$base" "$deb" "$trust")
 
 # same_bytes RELEASE: makes v2 once more, elsewhere; the same inputs must give the same bytes. Once for each key.

@@ -31,6 +31,14 @@ install_modules() {
     chroot "$tree" depmod "$version"
 }
 
+# The net below the updater, without the updater: the boot loader's own tests leave a system that nobody proves.
+install_net() {
+    local units=usr/lib/systemd/system
+    install -D -m 0755 {"$IMAGES/../systemd","$tree"}/usr/lib/flipside/unproven-boot
+    install -D -m 0644 -t "$tree/$units" "$IMAGES/../systemd/$units"/flipside-unproven.{service,timer}
+    chroot "$tree" systemctl --quiet enable flipside-unproven.timer
+}
+
 install_flipside() {
     if [ -n "$deb" ]; then
         cp "$deb" "$tree/tmp/flipside.deb"
@@ -38,6 +46,7 @@ install_flipside() {
         rm "$tree/tmp/flipside.deb"
     else
         say "WARNING: no --deb: the appliance has no Flipside in it, and can not update itself"
+        install_net
     fi
     if [ -n "$trust" ]; then
         install -D -m 0644 "$trust" "$tree/usr/lib/flipside/trust.dsse.json"
@@ -61,7 +70,7 @@ install_overlay() {
     # No user manager and no session scope behind each login: the console is for looking around.
     sed -i '/pam_systemd.so/d' "$tree/etc/pam.d/common-session"
     chroot "$tree" systemctl --quiet set-default multi-user.target
-    chroot "$tree" systemctl --quiet enable demo-app.service systemd-networkd.service appliance-unproven.timer
+    chroot "$tree" systemctl --quiet enable demo-app.service systemd-networkd.service
     local unit
     grep -v -e '^#' -e '^$' "$IMAGES/masked-units.txt" | while read -r unit; do
         ln -sf /dev/null "$tree/etc/systemd/system/$unit"

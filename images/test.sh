@@ -67,6 +67,8 @@ test_basics() {
     expect "address" 10.0.2.15 "$(guest 'ip -4 -o addr show scope global | sed "s/.*inet //; s,/.*,,"')"
     expect "application" "demo-app 1.0.0 healthy" "$(guest '/usr/lib/flipside/health.d/10-demo-app')"
     check "application can be made unhealthy" guest 'touch /run/demo-app/unhealthy; ! /usr/lib/flipside/health.d/10-demo-app; rm /run/demo-app/unhealthy'
+    check "the net below the updater waits" guest 'systemctl is-active flipside-unproven.timer'
+    check "it ends in a proven slot" guest 'systemctl start flipside-unproven.service && sleep 2; ! systemctl is-active flipside-unproven.timer'
     local id
     id=$(guest 'cat /etc/machine-id')
     guest 'echo kept > /var/lib/kept; sync'

@@ -75,6 +75,7 @@ if [ "$1" = configure ]; then
         # So that the bus knows the new policy and name without a restart.
         busctl call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus ReloadConfig || true
         systemctl try-restart flipside.service || true
+        # Not flipside-unproven.timer: what it looks for begins with a boot.
         systemctl start flipside-check.timer || true
     fi
 fi
@@ -83,7 +84,7 @@ cat >"$root/DEBIAN/prerm" <<'PRERM'
 #!/bin/sh
 set -e
 if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
-    systemctl stop flipside-check.timer flipside.service || true
+    systemctl stop flipside-check.timer flipside-unproven.timer flipside.service || true
 fi
 PRERM
 cat >"$root/DEBIAN/postrm" <<'POSTRM'
@@ -96,6 +97,7 @@ POSTRM
 chmod 755 "$root/DEBIAN"/post* "$root/DEBIAN"/prerm
 find "$root" -type d -exec chmod 755 {} +
 find "$root/usr/lib" "$root/usr/share" "$root/etc" -type f ! -path '*/health.d/*' -exec chmod 644 {} +
+chmod 755 "$root/usr/lib/flipside/unproven-boot"
 # One time stamp for all: the same inputs give the same package.
 find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 

@@ -14,11 +14,12 @@ mod sim;
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixListener;
 
 use common::folder::{facts, system};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::Value;
-use sim::World;
+use sim::{World, until};
 
 /// Exit codes of the manual.
 const OK: i32 = 0;
@@ -219,9 +220,8 @@ fn without_a_bus_an_operator_still_reads() {
     assert_eq!(world.flipside(&["confirm", "--boot"]).code, OK);
 }
 
-#[test]
-fn the_engine_confirms_without_a_bus() {
-    let mut world = World::new();
+/// Up to the power-on that tries slot b for the first time.
+fn about_to_try(world: &mut World) {
     world.publish(2);
     world.approve(2, 10_000, "rolling");
     world.start();
@@ -229,11 +229,76 @@ fn the_engine_confirms_without_a_bus() {
     world.wait_for("state", "armed");
     assert_eq!(world.flipside(&["reboot"]).code, OK);
     world.wait_for_end();
-    world.no_bus();
     world.play_boot_loader("b");
+}
+
+#[test]
+fn the_engine_confirms_without_a_bus() {
+    let mut world = World::new();
+    about_to_try(&mut world);
+    world.no_bus();
     world.spawn(&["--idle-exit", "0"]);
     let confirmed = world.flipside(&["confirm", "--boot"]);
     assert_eq!(confirmed.code, OK, "{confirmed:?}");
+}
+
+#[test]
+fn the_engine_confirms_on_a_bus_that_refuses_its_name() {
+    let mut world = World::new();
+    about_to_try(&mut world);
+    world.refusing_bus();
+    world.spawn(&["--idle-exit", "0"]);
+    // Read from the boot loader.
+    until("slot b is confirmed", || world.status()["confirmed"] == true);
+    assert_eq!(world.status()["booted_slot"], "b");
+    // It is still alone, and there.
+    let second = world.flipside(&["daemon"]);
+    assert!(second.err.contains("another updater"), "{second:?}");
+}
+
+#[test]
+fn the_engine_confirms_on_a_bus_that_never_answers() {
+    let mut world = World::new();
+    about_to_try(&mut world);
+    world.no_bus();
+    let socket = world.folder.path().join("mute");
+    let _mute = UnixListener::bind(&socket).unwrap();
+    world.spawn_on(&format!("unix:path={}", socket.display()));
+    until("slot b is confirmed", || world.status()["confirmed"] == true);
+}
+
+/// Starts slot b for the first time, with the data partition read-only; false when this machine can not show that.
+fn tried_on_read_only_state(world: &mut World) -> bool {
+    about_to_try(world);
+    // Not even the file of the lock is there.
+    fs::remove_file(world.folder.path().join("var/lib/flipside/lock")).unwrap();
+    world.spawn_on_read_only_state()
+}
+
+#[test]
+fn a_read_only_data_partition_keeps_no_system_from_its_confirmation() {
+    let mut world = World::new();
+    if !tried_on_read_only_state(&mut world) {
+        return;
+    }
+    until("slot b is confirmed", || world.flipside(&["confirm", "--boot"]).code == OK);
+    world.stop();
+    world.boot("b");
+}
+
+#[test]
+fn a_read_only_data_partition_keeps_no_bad_system() {
+    let mut world = World::new();
+    world.health_check(
+        "10-app",
+        "grep -q '\"booted\":\"b\"' \"$(dirname \"$0\")/../../../boot/sim.json\" && exit 1; exit 0",
+    );
+    if !tried_on_read_only_state(&mut world) {
+        return;
+    }
+    world.wait_for_end();
+    world.boot("a");
+    assert_eq!(world.status()["confirmed"], true);
 }
 
 #[test]

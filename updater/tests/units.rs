@@ -34,6 +34,12 @@ fn the_service_waits_for_its_state_and_is_watched() {
 }
 
 #[test]
+fn the_lock_outlives_a_stop_and_is_off_the_data_partition() {
+    let of = |directive| values("flipside.service", directive);
+    assert_eq!((of("RuntimeDirectory"), of("RuntimeDirectoryPreserve")), (vec!["flipside".into()], vec!["yes".into()]));
+}
+
+#[test]
 fn checks_are_spread_and_made_up_for() {
     let of = |directive| values("flipside-check.timer", directive);
     assert!(!of("RandomizedDelaySec").is_empty(), "the fleet must not ask in step");
@@ -47,9 +53,24 @@ fn the_boot_is_complete_only_when_the_slot_is_proven() {
 }
 
 #[test]
+fn the_net_below_the_updater_does_not_need_it() {
+    for (unit, directive) in [("flipside-unproven.timer", "OnBootSec"), ("flipside-unproven.service", "ExecStart")] {
+        assert_eq!(values(unit, directive).len(), 1);
+        for relation in ["Requires", "Requisite", "BindsTo", "PartOf", "After", "RequiresMountsFor"] {
+            assert!(!values(unit, relation).iter().any(|units| units.contains("flipside")), "{unit}: {relation}");
+        }
+    }
+    assert!(path("timers.target.wants/flipside-unproven.timer").is_symlink(), "enabled by the package");
+}
+
+#[test]
 fn the_sandbox_is_as_tight_as_said() {
-    for (unit, most) in [("flipside.service", 4.0), ("flipside-check.service", 2.0), ("flipside-confirm.service", 2.0)]
-    {
+    for (unit, most) in [
+        ("flipside.service", 4.0),
+        ("flipside-check.service", 2.0),
+        ("flipside-confirm.service", 2.0),
+        ("flipside-unproven.service", 2.0),
+    ] {
         let run =
             Command::new("systemd-analyze").args(["security", "--no-pager", "--offline=yes"]).arg(path(unit)).output();
         let Ok(output) = run else {

@@ -80,7 +80,7 @@ fn init(root: &Path, trust: Option<&Path>, url: Option<&str>) -> anyhow::Result<
 /// Its state can not be read or written.
 pub fn reboot(root: &Path) -> anyhow::Result<Option<SlotId>> {
     let device = Device::open(root, true);
-    let Some(_lock) = lock::take(&device.state.join("lock")).context("taking the lock")? else {
+    let Some(_lock) = lock::take(&device.lock_file()).context("taking the lock")? else {
         bail!("the device is running: ask it to restart (flipside reboot), or end its daemon");
     };
     let chosen = device.sim().boot().context("booting")?;

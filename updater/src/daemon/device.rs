@@ -135,11 +135,15 @@ impl Device {
         let boot = &self.loaded.config.boot;
         let rooted = || Rooted::new(&self.root);
         let relative = |path: &Path| path.strip_prefix("/").unwrap_or(path).to_string_lossy().into_owned();
+        // Writing below an empty mount point would change the running slot and tell the boot loader nothing; reading there
+        // finds nothing, which is not damage.
+        if let Some(place) = self.unmounted() {
+            return Box::new(NoLoader(format!(
+                "the partition of the boot loader's state is not mounted at {}",
+                place.display()
+            )));
+        }
         match boot.backend.as_str() {
-            // Writing below an empty mount point would change the running slot and tell the boot loader nothing.
-            "systemd-boot" if self.is_unmounted(&boot.esp) => {
-                Box::new(NoLoader(format!("the EFI system partition is not mounted at {}", boot.esp.display())))
-            }
             "systemd-boot" => {
                 let loader = SystemdBoot::new(
                     Rooted::new(under(&self.root, &boot.esp)),
@@ -170,11 +174,24 @@ impl Device {
         !named && loader.records().is_ok_and(|records| !knows(records))
     }
 
-    /// True when a folder that should be a partition of its own is part of the root file system.
-    fn is_unmounted(&self, folder: &Path) -> bool {
+    /// Where a partition should be mounted for the boot loader's state to be on it, and is not.
+    fn unmounted(&self) -> Option<&Path> {
+        let boot = &self.loaded.config.boot;
+        let files: &[PathBuf] = match boot.backend.as_str() {
+            "systemd-boot" => std::slice::from_ref(&boot.esp),
+            "grub" => std::slice::from_ref(&boot.grubenv),
+            "uboot" => &boot.uboot_env,
+            _ => &[],
+        };
+        let file = files.iter().find(|file| self.is_of_root(file))?;
+        Some(if file.starts_with(&boot.esp) { &boot.esp } else { file.parent().unwrap_or(file) })
+    }
+
+    /// True when what should be on a partition of its own is, or would be made, on the root file system.
+    fn is_of_root(&self, path: &Path) -> bool {
         let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev());
-        self.root == Path::new("/")
-            && device(folder).ok().is_none_or(|dev| device(&self.root).is_ok_and(|root| root == dev))
+        let found = path.ancestors().find_map(|place| device(place).ok());
+        self.root == Path::new("/") && found.is_none_or(|dev| device(&self.root).is_ok_and(|root| root == dev))
     }
 
     /// The simulated boot loader.
@@ -188,6 +205,13 @@ impl Device {
     #[must_use]
     pub fn journal(&self) -> Copies {
         Copies::new(&self.state, "journal")
+    }
+
+    /// Held by the one engine of this device. Not on the data partition, which may be full or read-only when a new system
+    /// waits for its confirmation; but simulated devices share the `/run` of their machine.
+    #[must_use]
+    pub fn lock_file(&self) -> PathBuf {
+        if self.simulated { self.state.join("lock") } else { self.root.join("run/flipside/lock") }
     }
 
     /// The clocks.
@@ -243,7 +267,7 @@ impl Loader for NoLoader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seams::BootControl;
+    use crate::seams::{BootControl, BootErrorKind};
 
     fn device(config: &str) -> (tempfile::TempDir, Device) {
         let root = tempfile::tempdir().unwrap();
@@ -293,6 +317,31 @@ mod tests {
         fs::write(entries.join("flipside-b.conf"), "title x\nversion 0000000001\n").unwrap();
         let facts = device.boot_control().facts().unwrap();
         assert!(facts.confirmed_booted().is_some(), "{facts:?}");
+    }
+
+    /// The running system: only there a mount can be told from a folder. Nothing of it is written: no slot is known.
+    fn running(config: &str) -> Device {
+        let (_root, mut device) = device(config);
+        device.root = PathBuf::from("/");
+        device
+    }
+
+    #[test]
+    fn state_on_a_partition_that_is_not_mounted_is_not_called_damaged() {
+        for (config, place) in [
+            ("backend = \"systemd-boot\"\nesp = \"/nowhere\"", "/nowhere"),
+            ("backend = \"grub\"\nesp = \"/nowhere\"\ngrubenv = \"/nowhere/grub/grubenv\"", "/nowhere"),
+            ("backend = \"grub\"\ngrubenv = \"/usr/lib/grubenv\"", "/usr/lib"),
+            // One copy is enough to be lost.
+            ("backend = \"uboot\"\nuboot_env = [\"/proc/x/uboot.env\", \"/nowhere/uboot.env\"]", "/nowhere"),
+        ] {
+            let error = running(&format!("[boot]\n{config}\n")).boot_control().facts().unwrap_err();
+            assert_eq!(error.kind, BootErrorKind::Unsupported, "{config}: {error}");
+            assert!(error.detail.ends_with(&format!("is not mounted at {place}")), "{config}: {error}");
+        }
+        // A partition without its file is damaged.
+        let error = running("[boot]\nbackend = \"grub\"\ngrubenv = \"/proc/x/grubenv\"\n").boot_control().facts();
+        assert_eq!(error.unwrap_err().kind, BootErrorKind::Parse);
     }
 
     #[test]

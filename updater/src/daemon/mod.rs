@@ -1,6 +1,6 @@
 //! The daemon: wires configuration, adapters, engine and bus, and leaves when nothing is left to do.
 //!
-//! The engine runs without a bus too: health, confirmation and fallback must not depend on one.
+//! The engine runs without a bus too, or on one that refuses us: health, confirmation and fallback must not depend on one.
 
 pub mod device;
 mod seams;
@@ -17,10 +17,10 @@ use crate::config::Severity;
 use crate::dbus::announce::{Service, serve};
 use crate::dbus::authorize::Authorizer;
 use crate::dbus::service::needs_source;
-use crate::dbus::{self, Bus};
+use crate::dbus::{self, Bus, BusError};
 use crate::engine::{self, Command, Handle};
 use crate::handed::Handed;
-use crate::store::lock;
+use crate::store::lock::{self, Lock};
 use crate::system::notify::{Notifier, watchdog_interval};
 use crate::system::{chain, log};
 use device::Device;
@@ -29,6 +29,8 @@ pub use seams::{http_settings, trust};
 
 /// The engine's loop must answer within this, or the watchdog is not fed.
 const PULSE: Duration = Duration::from_secs(20);
+/// A bus that takes longer counts as none. Whoever started us over the bus waits 25 s.
+const BUS_PATIENCE: Duration = Duration::from_secs(10);
 /// Nobody may ask for this long before a daemon that is idle leaves, unless told otherwise.
 const AT_LEAST_QUIET: Duration = Duration::from_secs(1);
 
@@ -64,21 +66,18 @@ enum End {
 /// Runs until there is nothing to do, or told to stop.
 ///
 /// # Errors
-/// Another updater runs, the name on the bus is taken, or the engine ended badly.
+/// Another updater runs, or the engine ended badly.
 pub async fn run(device: Device, options: Options) -> anyhow::Result<()> {
     log::install(if options.debug { tracing::Level::DEBUG } else { tracing::Level::INFO });
     tell_findings(&device);
-    // Two engines over one boot loader would undo each other's work.
-    let Some(_lock) = lock::take(&device.state.join("lock")).context("taking the lock")? else {
-        bail!("another updater is running on this device");
-    };
+    let _lock = alone(&device)?;
     let notifier = Notifier::from_env();
-    let bus = bus(&device).await;
+    let bus = unless_it_fails("going on without a bus", Bus::connect(dbus::builder(device.simulated))).await;
     // Health, confirmation and fallback must not depend on a bus: without one, systemd is asked directly.
     let host = match &bus {
         _ if device.simulated => None,
         Some(bus) => Some(bus.clone()),
-        None => Bus::systemd().await.inspect_err(|e| tracing::warn!(error = chain(e), "asking systemd")).ok(),
+        None => unless_it_fails("systemd can not be asked", Bus::systemd()).await,
     };
     let Assembled { seams, restart, poster, handed } = seams::assemble(&device, host);
     // Ends with the process; what it has not delivered stays in the spool.
@@ -89,8 +88,9 @@ pub async fn run(device: Device, options: Options) -> anyhow::Result<()> {
     let kept = handed.clone();
     let service = match &bus {
         Some(_) => {
-            let builder = dbus::builder(device.simulated);
-            Some(serve(builder, engine.clone(), authorizer(&device), handed).await?)
+            // There is one engine, by the lock. If the bus will not have us, nobody can ask it, and it works all the same.
+            let served = serve(dbus::builder(device.simulated), engine.clone(), authorizer(&device), handed);
+            unless_it_fails("nobody can ask over the bus", served).await
         }
         None => None,
     };
@@ -114,6 +114,20 @@ pub async fn run(device: Device, options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Two engines over one boot loader would undo each other's work. But a lock that can not be had at all says nothing of
+/// another engine, and must not keep a system on trial from its confirmation or its fallback.
+fn alone(device: &Device) -> anyhow::Result<Option<Lock>> {
+    let path = device.lock_file();
+    match lock::take(&path) {
+        Ok(None) => bail!("another updater is running on this device"),
+        Ok(lock) => Ok(lock),
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "going on without the lock");
+            Ok(None)
+        }
+    }
+}
+
 fn tell_findings(device: &Device) {
     for finding in &device.loaded.findings {
         let file = finding.file.as_ref().map(|f| f.display().to_string()).unwrap_or_default();
@@ -124,11 +138,16 @@ fn tell_findings(device: &Device) {
     }
 }
 
-async fn bus(device: &Device) -> Option<Bus> {
-    match Bus::connect(dbus::builder(device.simulated)).await {
-        Ok(bus) => Some(bus),
-        Err(e) => {
-            tracing::warn!(error = chain(&e), "going on without a bus");
+/// What comes of it, or a line in the log that says what its absence means.
+async fn unless_it_fails<T>(otherwise: &str, asked: impl Future<Output = Result<T, BusError>>) -> Option<T> {
+    match tokio::time::timeout(BUS_PATIENCE, asked).await {
+        Ok(Ok(answer)) => Some(answer),
+        Ok(Err(e)) => {
+            tracing::warn!(error = chain(&e), "{otherwise}");
+            None
+        }
+        Err(_) => {
+            tracing::warn!(error = "no answer in time", "{otherwise}");
             None
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 /// Held until dropped.
@@ -19,7 +20,8 @@ pub fn take(path: &Path) -> io::Result<Option<Lock>> {
         std::fs::create_dir_all(folder)?;
     }
     // Never truncated or removed: a lock on a file that somebody else replaced guards nothing.
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    // Ours alone: whoever can open it can hold it, and keep the updater from starting.
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(Lock { _file: file })),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -29,6 +31,8 @@ pub fn take(path: &Path) -> io::Result<Option<Lock>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     #[test]
     fn one_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
@@ -37,5 +41,6 @@ mod tests {
         assert!(super::take(&path).unwrap().is_none());
         drop(held);
         assert!(super::take(&path).unwrap().is_some());
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
     }
 }

@@ -19,6 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use updater_core::release::DeltaOffer;
 
+use crate::common::folder::is_root;
 use crate::common::site::{self, noise};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -52,7 +53,14 @@ impl World {
     /// Another device of the same fleet.
     pub fn served_by(tree: Rc<tempfile::TempDir>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let world = Self { bus: Some(bus(&folder)), folder, tree, daemon: None, releases: Vec::new(), approvals: 0 };
+        let world = Self {
+            bus: Some(bus(&folder, "<allow own=\"*\"/>")),
+            folder,
+            tree,
+            daemon: None,
+            releases: Vec::new(),
+            approvals: 0,
+        };
         let trust = world.tree.path().join("trust.dsse.json");
         fs::write(&trust, signed(TRUST_TYPE, &trust_root().to_bytes().unwrap())).unwrap();
         let url = format!("file://{}", world.tree.path().display());
@@ -194,10 +202,13 @@ impl World {
         fs::write(path, bytes).unwrap();
     }
 
+    pub fn bus_address(&self) -> &str {
+        self.bus.as_ref().map_or("unix:path=/nonexistent", |(_, address)| address)
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
-        let address = self.bus.as_ref().map_or("unix:path=/nonexistent", |(_, address)| address);
-        command.arg("--sim").arg(self.folder.path()).args(arguments).env("DBUS_SYSTEM_BUS_ADDRESS", address);
+        command.arg("--sim").arg(self.folder.path()).args(arguments).env("DBUS_SYSTEM_BUS_ADDRESS", self.bus_address());
         // Nothing of what Flipside does needs a program that an image may lack.
         command.env("PATH", "/nonexistent");
         command
@@ -240,6 +251,35 @@ impl World {
         let mut all = vec!["daemon", "--debug"];
         all.extend(arguments);
         self.daemon = Some(self.command(&all).spawn().unwrap());
+    }
+
+    /// Starts the daemon on another bus.
+    pub fn spawn_on(&mut self, address: &str) {
+        let mut command = self.command(&["daemon", "--debug", "--idle-exit", "0"]);
+        self.daemon = Some(command.env("DBUS_SYSTEM_BUS_ADDRESS", address).spawn().unwrap());
+    }
+
+    /// Starts the daemon where the data partition went read-only, as one does after an error; false, with a loud line,
+    /// when this machine can not show such a mount.
+    pub fn spawn_on_read_only_state(&mut self) -> bool {
+        let unshare = || {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "--map-root-user"].get(..1 + usize::from(!is_root())).unwrap());
+            command
+        };
+        if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
+            eprintln!("SKIPPED: unshare can not make a mount here");
+            return false;
+        }
+        let state = self.folder.path().join("var/lib/flipside");
+        let script = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && exec \"$@\"";
+        let daemon = self.command(&["daemon", "--debug", "--idle-exit", "0"]);
+        let mut command = unshare();
+        command.args(["sh", "-c", script]).arg(state).arg(daemon.get_program()).args(daemon.get_args());
+        let environment = daemon.get_envs().filter(|(name, _)| *name != "PATH");
+        command.envs(environment.filter_map(|(name, value)| Some((name, value?))));
+        self.daemon = Some(command.spawn().unwrap());
+        true
     }
 
     pub fn stop(&mut self) {
@@ -301,6 +341,12 @@ impl World {
         }
     }
 
+    /// The bus lets nobody own a name, as without the policy that the package brings.
+    pub fn refusing_bus(&mut self) {
+        end_bus(self.bus.take());
+        self.bus = Some(bus(&self.folder, ""));
+    }
+
     /// The bus dies.
     pub fn no_bus(&mut self) {
         end_bus(self.bus.take());
@@ -338,14 +384,14 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn bus(folder: &tempfile::TempDir) -> (Child, String) {
+fn bus(folder: &tempfile::TempDir, owning: &str) -> (Child, String) {
     let config = folder.path().join("bus.conf");
     let text = format!(
         r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>session</type><listen>unix:path={}/bus</listen><auth>EXTERNAL</auth>
 <policy context="default"><allow user="*"/><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/>
-<allow own="*"/></policy></busconfig>"#,
+{owning}</policy></busconfig>"#,
         folder.path().display()
     );
     fs::write(&config, text).unwrap();
