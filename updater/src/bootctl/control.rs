@@ -102,7 +102,16 @@ impl seams::BootControl for Control {
     }
 
     fn reject(&self, slot: SlotId) -> Result<BootFacts, seams::BootError> {
-        self.change(|loader| loader.reject(slot))
+        self.change(|loader| {
+            // Whatever was true when it was decided: another change may have come between.
+            if self.booted == Some(slot) && !loader.records()?.get(slot.other()).is_choosable() {
+                let other = slot.other();
+                return Err(BootError::Refused(format!(
+                    "slot {other} can not boot: nothing would be left without {slot}"
+                )));
+            }
+            loader.reject(slot)
+        })
     }
 
     fn self_test(&self) -> Result<(), seams::BootError> {

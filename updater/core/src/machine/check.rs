@@ -20,6 +20,9 @@ use crate::status::Finding;
 const FRESH: Duration = Duration::from_secs(60);
 impl Machine {
     pub(super) fn tick_idle(&mut self, now: &Now, due: bool, out: &mut Out) {
+        if due && self.drop_unwanted(out) {
+            return;
+        }
         if due && self.policy().mode != Mode::Off {
             // A refusal shows in the status; nobody waits for an answer.
             let _ = self.begin_check(now, Search::default(), out);
@@ -278,7 +281,10 @@ impl Machine {
             (Phase::Offered(_) | Phase::Approved(_), _) if refused => self.enter(Phase::Idle, Mood::Plain),
             // What is in the slot stays there and is not fetched again if the answer changes.
             (Phase::Writing(_), _) if refused => self.abandon(now, reason, "the gate closed", out),
-            (Phase::Staged(_), _) if refused && over && in_force => self.enter(Phase::Idle, Mood::Plain),
+            (Phase::Staged(_), _) if refused && over && in_force => {
+                self.enter(Phase::Idle, Mood::Plain);
+                self.drop_unwanted(out);
+            }
             (Phase::Armed { .. }, _) if refused || !is_local(reason) => self.disarm(out),
             _ => {}
         }

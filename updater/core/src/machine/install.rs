@@ -195,6 +195,12 @@ impl Machine {
         if let Err(failure) = result {
             self.fail(now, &failure);
         }
+        if self.is_still_armed() || self.unwanted().is_some() {
+            // Not over before the boot loader has let go.
+            self.stumbles = self.stumbles.saturating_add(1);
+            let delay = self.short_backoff(now);
+            return self.wake_in(now, delay);
+        }
         let Phase::Staged(update) = &self.journal.phase else { return };
         if self.journal.blocked.contains_key(&update.release.manifest_sha256) {
             // Cancelled while armed.

@@ -301,19 +301,21 @@ impl Machine {
                 Phase::Idle | Phase::RolledBack { .. } => self.tick_idle(now, due, out),
                 Phase::Offered(_) => self.look_around(Point::Download, Occasion::Wait, out),
                 Phase::Approved(_) | Phase::Writing(_) | Phase::Verifying(_) => self.tick_install(due, out),
+                Phase::Staged(_) if self.is_still_armed() => self.take_back(out),
                 Phase::Staged(_) => self.look_around(Point::Activate, Occasion::Wait, out),
                 Phase::Armed { .. } => self.tick_armed(due, out),
                 Phase::Trying(_) => self.tick_trial(now, due, out),
-                Phase::Reverting(_) => self.tick_reverting(due, out),
+                Phase::Reverting(_) => self.tick_reverting(now, due, out),
             },
         }
     }
 
     fn done(&mut self, now: &Now, ticket: Ticket, result: Result<Finished, Failure>, out: &mut Out) {
-        let Some(order) = self.order.take_if(|order| order.ticket == ticket) else { return };
+        // Whether anybody still waits for it or not: work on the boot loader is done to its end, and this is what it did.
         if let Ok(Finished::Facts(facts)) = &result {
             self.facts = Some(facts.clone());
         }
+        let Some(order) = self.order.take_if(|order| order.ticket == ticket) else { return };
         match order.what {
             Ordered::Facts => self.facts_read(now, result, out),
             Ordered::Ask(point, asked) => self.answered(now, point, asked, result, out),

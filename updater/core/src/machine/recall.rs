@@ -69,7 +69,7 @@ impl Machine {
         Some((slot, self.recall_of(&running)?.words.clone()))
     }
 
-    fn recall_of(&self, manifest: &Digest) -> Option<&RecalledHere> {
+    pub(super) fn recall_of(&self, manifest: &Digest) -> Option<&RecalledHere> {
         let recalls = Some(&self.journal.recalls).filter(|recalls| recalls.channel == self.setup.policy.channel)?;
         recalls.releases.get(manifest)
     }

@@ -62,29 +62,41 @@ impl Machine {
         let health = self.trial.last.take();
         self.trial = TrialRun::default();
         out.push(Effect::KeepEvidence(Box::new(EvidenceRequest { slot, release, reason, health, armed_in: None })));
-        self.reject(out);
+        self.reject(now, out);
     }
 
-    fn reject(&mut self, out: &mut Out) {
+    fn reject(&mut self, now: &Now, out: &mut Out) {
         let Phase::Reverting(reversal) = &self.journal.phase else { return };
         let slot = reversal.slot;
+        if self.facts.as_ref().is_some_and(|facts| !facts.slot(slot.other()).is_choosable()) {
+            return self.stay_alone(now, slot);
+        }
         self.run(Ordered::Reject, Work::Reject { slot }, out);
     }
 
+    /// What there was to go back to was taken away meanwhile: a restart would end where nothing boots.
+    fn stay_alone(&mut self, now: &Now, slot: SlotId) {
+        let detail = format!("slot {} holds no system to go back to; staying in slot {slot}", slot.other());
+        self.fail(now, &Failure::new(Reason::BootControlError, detail));
+        self.enter(self.journal.phase.clone(), Mood::Degraded(Trouble::Ignored));
+    }
+
     /// The slot that is being left came up again, or the daemon restarted.
-    pub(super) fn reject_again(&mut self, out: &mut Out) {
+    pub(super) fn reject_again(&mut self, now: &Now, out: &mut Out) {
         let (Some(facts), Phase::Reverting(reversal)) = (&self.facts, &mut self.journal.phase) else { return };
         if reversal.boot != facts.boot_id {
             reversal.boot = facts.boot_id.clone();
             self.count_change();
         }
-        self.reject(out);
+        self.reject(now, out);
     }
 
     pub(super) fn rejected(&mut self, now: &Now, result: Result<Finished, Failure>, out: &mut Out) {
         let Phase::Reverting(reversal) = &mut self.journal.phase else { return };
         let slot = reversal.slot;
+        let alone = self.facts.as_ref().is_some_and(|facts| !facts.slot(slot.other()).is_choosable());
         let failure = match result {
+            _ if alone => return self.stay_alone(now, slot),
             Ok(Finished::Facts(facts)) if is_left(&facts, slot) => {
                 // Counted only now: a boot in which power was lost first says nothing about the boot loader.
                 reversal.attempts = reversal.attempts.saturating_add(1);
@@ -118,10 +130,10 @@ impl Machine {
         self.enter(self.journal.phase.clone(), Mood::Degraded(Trouble::Ignored));
     }
 
-    pub(super) fn tick_reverting(&mut self, due: bool, out: &mut Out) {
+    pub(super) fn tick_reverting(&mut self, now: &Now, due: bool, out: &mut Out) {
         if self.order.is_none() && (due || self.wake.is_none()) {
             // After a reboot that did not come as well: rejecting twice changes nothing.
-            self.reject(out);
+            self.reject(now, out);
         }
     }
 
@@ -180,6 +192,7 @@ impl Machine {
             _ => {
                 self.enter(Phase::Idle, Mood::Plain);
                 self.wake_for_poll(now);
+                self.drop_unwanted(out);
             }
         }
     }
@@ -261,10 +274,13 @@ impl Machine {
             Resume::GoOnTrying => self.go_on_trying(now, out),
             Resume::WasConfirmed => self.good(now, out),
             Resume::FellBack(reason) => self.rolled_back(now, reason, lost, out),
-            Resume::RejectAgain => self.reject_again(out),
+            Resume::RejectAgain => self.reject_again(now, out),
             Resume::StayUp => self.stay_up(now),
             Resume::LeaveAlone => self.leave_alone(now),
-            Resume::StayRolledBack => self.wake_for_poll(now),
+            Resume::StayRolledBack => {
+                self.wake_for_poll(now);
+                self.drop_unwanted(out);
+            }
         }
     }
 

@@ -113,6 +113,18 @@ fn invariant_7_what_fell_back_is_not_tried_again(world: &World, work: &Work) -> 
     ensure(!again, || format!("invariant_7_what_fell_back_is_not_tried_again: {}", update.release.counter))
 }
 
+/// Once nothing is under way, the next power cut must not bring up what was cancelled, taken back, or fell back.
+fn invariant_7_nothing_refused_is_left_armed(world: &World) -> Check {
+    let journal = world.machine.journal();
+    let refused = |slot: SlotId| {
+        let record = journal.slots.get(slot).as_ref()?;
+        let counted = matches!(world.loader.slots.get(slot).boot, SlotBoot::Trying { left: 1.., .. });
+        (counted && journal.blocked.contains_key(&record.release.manifest_sha256)).then_some(record.release.counter)
+    };
+    let left = refused(world.booted.other());
+    ensure(left.is_none(), || format!("invariant_7_nothing_refused_is_left_armed: {left:?}"))
+}
+
 fn invariant_8_counters_never_go_down(world: &World, work: &Work) -> Check {
     let Work::Install { update } = work else { return Ok(()) };
     let (new, running) = (update.release.counter, world.running());
@@ -201,7 +213,7 @@ fn settle(world: &mut World) -> Check {
         );
         quiet = if still && before.0 == world.boots { quiet + 1 } else { 0 };
         if quiet > 80 {
-            return Ok(());
+            return invariant_7_nothing_refused_is_left_armed(world);
         }
     }
     Err(format!("never settles: {}", world.machine.state()))

@@ -144,8 +144,9 @@ impl World {
         self.pass(Duration::from_secs(1));
         let result = match (fault, job.stopped) {
             (Some(failure), _) => Err(failure),
-            (None, true) => Err(Failure::new(Reason::Cancelled, "stopped")),
-            (None, false) => self.perform(&job.work),
+            // The shell lets a change of the boot loader's state come to its end.
+            (None, true) if !is_change(&job.work) => Err(Failure::new(Reason::Cancelled, "stopped")),
+            (None, _) => self.perform(&job.work),
         };
         if matches!((&job.work, &result), (Work::Reboot, Ok(_))) {
             self.reboots += 1;
@@ -172,6 +173,12 @@ impl World {
     }
 
     fn perform(&mut self, work: &Work) -> Result<Finished, Failure> {
+        if let Work::Reject { slot } = work
+            && *slot == self.booted
+            && !self.loader.slots.get(slot.other()).boot.is_choosable()
+        {
+            return Err(Failure::new(Reason::BootControlError, "nothing would be left to boot"));
+        }
         self.do_boot_control(work);
         match work {
             Work::ReadFacts | Work::Clear { .. } | Work::Arm { .. } | Work::Confirm { .. } | Work::Reject { .. } => {
@@ -260,6 +267,10 @@ impl World {
         let silent = self.region.weather == super::action::Weather::Silent;
         check("network", false, if silent { Verdict::Failed } else { Verdict::Passed })
     }
+}
+
+const fn is_change(work: &Work) -> bool {
+    matches!(work, Work::Clear { .. } | Work::Arm { .. } | Work::Confirm { .. } | Work::Reject { .. })
 }
 
 fn check(name: &str, required: bool, verdict: Verdict) -> HealthCheck {
