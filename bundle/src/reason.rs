@@ -44,7 +44,7 @@ reasons! {
     NoUpdate = "no_update",
     /// Updates are switched off in the configuration.
     Disabled = "disabled",
-    /// The configuration only announces updates; somebody has to start them.
+    /// The configuration leaves this step to an operator.
     NotifyOnly = "notify_only",
     /// The rollout has not reached this device yet.
     BucketClosed = "bucket_closed",

@@ -75,6 +75,9 @@ pub async fn run(args: Args, output: &Output) -> Result<Exit, Failed> {
         Command::Reject { slot, reason } => {
             change(&place, "Reject", &[&slot, &reason], "Rejected; its release is remembered as bad.", output).await
         }
+        Command::Cancel => {
+            change(&place, "Cancel", &[], "Cancelled; `flipside retry` allows the release again.", output).await
+        }
         Command::Retry { manifest } => {
             let manifest = manifest.unwrap_or_default();
             change(&place, "Retry", &[&manifest], "Allowed again; `flipside check` looks for it.", output).await

@@ -49,6 +49,8 @@ impl Failed {
     pub fn sentence(&self) -> String {
         match self.reason {
             None => self.detail.clone(),
+            // Whoever asked for something else than news wants to know what there is none of.
+            Some(Reason::NoUpdate) if !self.detail.is_empty() => format!("{} ({})", self.detail, Reason::NoUpdate),
             Some(reason) if self.detail.is_empty() => format!("{} ({reason})", reason.sentence()),
             Some(reason) => format!("{} ({reason})\n  {}", reason.sentence(), self.detail),
         }
@@ -58,6 +60,10 @@ impl Failed {
 impl From<ClientError> for Failed {
     fn from(error: ClientError) -> Self {
         match error {
+            // Not what a look for updates came to, but a command that did nothing.
+            ClientError::Refused { reason: Reason::NoUpdate, detail } => {
+                Self { exit: Exit::Refused, reason: Some(Reason::NoUpdate), detail }
+            }
             ClientError::Refused { reason, detail } => Self::because(reason, detail),
             ClientError::NoBus(_) | ClientError::NoDaemon(_) => {
                 Self::plain(Exit::NoDaemon, crate::system::chain(&error))
@@ -122,5 +128,14 @@ mod tests {
             "The region has stopped the rollout for good. (rollout_halted)\n  spring: halted by the region"
         );
         assert_eq!(exit_of(Reason::SignatureInvalid), Exit::Failed);
+    }
+
+    #[test]
+    fn a_command_that_found_nothing_to_do_its_work_on_did_not_succeed() {
+        let detail = "slot b holds no confirmed system to go back to".to_owned();
+        let failed = Failed::from(ClientError::Refused { reason: Reason::NoUpdate, detail });
+        assert_eq!(failed.exit, Exit::Refused);
+        assert_eq!(failed.sentence(), "slot b holds no confirmed system to go back to (no_update)");
+        assert_eq!(Failed::because(Reason::NoUpdate, "").exit, Exit::Ok, "a check that finds nothing new is well");
     }
 }

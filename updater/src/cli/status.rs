@@ -1,6 +1,7 @@
 //! `flipside status`: what an operator reads first. Slots, versions, state, what is next and why not now. Pure.
 
 use bundle::approval::ReleaseRef;
+use bundle::reason::Reason;
 use updater_core::facts::SlotBoot;
 use updater_core::history::{Outcome, OutcomeKind};
 use updater_core::slot::SlotId;
@@ -43,9 +44,24 @@ fn headline(status: &Status) -> String {
         StateName::Armed => format!("{version} boots next, from {target}."),
         StateName::Trying => format!("{version} is running for the first time and proves itself."),
         StateName::Good => format!("{version} proved itself and was confirmed."),
-        StateName::Reverting => format!("{version} failed; going back to the system before."),
-        StateName::RolledBack => "An update failed; this is the system before it, and it is confirmed.".to_owned(),
+        StateName::Reverting => match status.last_error.as_ref().map(|problem| problem.reason) {
+            Some(Reason::Cancelled) => format!("An operator leaves {version}; going back to the system before."),
+            Some(Reason::Recalled) => {
+                format!("{version} was taken back by its vendor; going back to the system before.")
+            }
+            _ => format!("{version} failed; going back to the system before."),
+        },
+        StateName::RolledBack => format!("{}; this is the system before it, and it is confirmed.", why_back(status)),
         StateName::Degraded => "Something is wrong that does not mend itself.".to_owned(),
+    }
+}
+
+/// Why the system before runs again.
+fn why_back(status: &Status) -> &'static str {
+    match status.last_outcome.as_ref().and_then(|outcome| outcome.reason) {
+        Some(Reason::Cancelled) => "An operator went back from the last update",
+        Some(Reason::Recalled) => "The last update was taken back by its vendor",
+        _ => "The last update failed",
     }
 }
 
@@ -88,7 +104,7 @@ fn boots(count: u8) -> &'static str {
 pub fn after_check(status: &Status) -> String {
     match status.state {
         StateName::Idle | StateName::Good => "Up to date.".to_owned(),
-        StateName::RolledBack => "Up to date; the last update failed (see `flipside history`).".to_owned(),
+        StateName::RolledBack => format!("Up to date. {} (see `flipside history`).", why_back(status)),
         _ => headline(status),
     }
 }
@@ -223,7 +239,6 @@ pub fn outcome_line(outcome: &Outcome, reader: &Reader) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bundle::reason::Reason;
     use updater_core::status::{Progress, ProgressPhase};
 
     fn reader() -> Reader {
@@ -300,6 +315,25 @@ mod tests {
         let page = render(&s, &reader());
         assert!(page.contains("2.4.1 fell back in slot b, 60 min ago: health_failed, unit:demo-app.service"), "{page}");
         assert!(page.contains("rejected"), "{page}");
+        assert!(headline(&s).starts_with("The last update failed; this is the system before it"), "{}", headline(&s));
+    }
+
+    #[test]
+    fn going_back_on_purpose_is_not_called_a_failure() {
+        let outcome = |reason| Some(Outcome { reason: Some(reason), ..crate::dbus::testing::outcome() });
+        let problem = |reason| Some(Problem { reason, detail: String::new(), at: None, until: None });
+        for (reason, leaving, back) in [
+            (Reason::Cancelled, "An operator leaves", "An operator went back"),
+            (Reason::Recalled, "was taken back by its vendor; going back", "was taken back by its vendor; this is"),
+        ] {
+            let status =
+                |state| Status { state, last_outcome: outcome(reason), last_error: problem(reason), ..status() };
+            let page = headline(&status(StateName::Reverting));
+            assert!(page.contains(leaving) && !page.contains("failed"), "{page}");
+            let page =
+                format!("{} {}", headline(&status(StateName::RolledBack)), after_check(&status(StateName::RolledBack)));
+            assert!(page.contains(back) && !page.contains("failed"), "{page}");
+        }
     }
 
     /// A running slot that is not confirmed is on trial, never "bad".

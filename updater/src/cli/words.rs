@@ -110,6 +110,7 @@ pub const SHAPES: &[Shape] = &[
     ),
     shape("rollback", "Go back to the other slot", &[WHY], &[]),
     shape("reject", "Make a slot unbootable and remember its release as bad", &[must("SLOT", "`a` or `b`"), WHY], &[]),
+    shape("cancel", "Give up the update that is under way, or take back a switch before the restart", &[], &[]),
     shape(
         "retry",
         "Allow a release again that failed here",

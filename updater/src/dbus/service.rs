@@ -142,6 +142,15 @@ impl Updater1 {
         change(&self.engine, Command::Reject { slot: parse_slot(slot)?, reason: reason.to_owned() }).await
     }
 
+    async fn cancel(
+        &self,
+        #[zbus(connection)] connection: &Connection,
+        #[zbus(header)] call: Header<'_>,
+    ) -> Result<(), Refused> {
+        self.authorizer.allow(connection, &call, Action::Cancel).await?;
+        change(&self.engine, Command::Cancel).await
+    }
+
     async fn retry(
         &self,
         manifest: &str,

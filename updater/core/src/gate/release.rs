@@ -65,7 +65,12 @@ pub(super) fn blocked(lines: &mut Lines, inputs: &Inputs<'_>, release: &ReleaseR
         Some(blocked) if blocked.reason == Reason::Cancelled => lines.refuse(
             "history",
             Reason::Cancelled,
-            format!("release {} was cancelled or rejected here {}", release.version, blocked.detail).trim_end(),
+            format!(
+                "release {} was cancelled or rejected here{}{}; `flipside retry` allows it",
+                release.version,
+                if blocked.detail.is_empty() { "" } else { ": " },
+                blocked.detail
+            ),
         ),
         Some(blocked) => lines.refuse(
             "history",

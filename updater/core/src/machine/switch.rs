@@ -150,3 +150,6 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

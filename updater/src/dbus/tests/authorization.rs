@@ -78,7 +78,7 @@ async fn polkit(
 }
 
 /// Every method that changes something, with arguments and the polkit action it needs.
-const CHANGES: [(&str, &[&str], &str); 8] = [
+const CHANGES: [(&str, &[&str], &str); 9] = [
     ("Check", &[], "check"),
     ("Install", &[], "install"),
     ("Activate", &["b"], "activate"),
@@ -86,6 +86,7 @@ const CHANGES: [(&str, &[&str], &str); 8] = [
     ("Confirm", &[], "confirm"),
     ("Rollback", &["because"], "rollback"),
     ("Reject", &["b", "because"], "rollback"),
+    ("Cancel", &[], "cancel"),
     ("Retry", &[""], "install"),
 ];
 
