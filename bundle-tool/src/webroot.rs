@@ -11,8 +11,11 @@ use anyhow::{Context as _, Result};
 use bundle::approval::ReleaseRef;
 use bundle::build::{BuildError, publish};
 use bundle::digest::Digest;
+use bundle::reason::Reason;
 
 use crate::files;
+use crate::output::harmless;
+use crate::refusal::Refused;
 
 /// A web root.
 pub struct WebRoot(PathBuf);
@@ -63,6 +66,21 @@ impl WebRoot {
         self.0.join(url)
     }
 
+    /// Held while a document is read, changed and written: of two who change it at once, one would be lost.
+    pub fn lock(document: &Path) -> Result<File> {
+        let folder = document.parent().context("no folder")?;
+        let name = document.file_name().context("no file name")?.to_string_lossy();
+        let path = folder.join(format!(".{name}.lock"));
+        let what = || format!("locking {}", path.display());
+        files::make_folder(folder).with_context(what)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(&path).with_context(what)?;
+        if lock.try_lock().is_err() {
+            eprintln!("note: waiting for another command that changes {}", document.display());
+            lock.lock().with_context(what)?;
+        }
+        Ok(lock)
+    }
+
     /// Puts a copy of a file in place, in one step and durably.
     pub fn put(&self, from: &Path, url: &str) -> Result<()> {
         let to = self.file(url);
@@ -74,6 +92,15 @@ impl WebRoot {
         })
         .with_context(what)
     }
+}
+
+/// Refuses a genuine document of somewhere else: who can write to the web root could have us sign it for here.
+pub fn ensure_own(path: &Path, what: &str, ours: &str, theirs: &str) -> Result<()> {
+    if ours == theirs {
+        return Ok(());
+    }
+    let why = format!("{} is of {what} {}, not {ours}", path.display(), harmless(theirs));
+    Err(Refused(Reason::RegionMismatch, why).into())
 }
 
 /// Whether people mean that release: its version, its digest, or the first 8 or more digits of it.

@@ -9,7 +9,7 @@ use bundle::approval::{APPROVAL_TYPE, Approval, Entry, RolloutState, SALT_LEN};
 use bundle::channel::Channel;
 use bundle::dsse::Envelope;
 
-use crate::cmd::publish::{now, warn_unless_signed};
+use crate::cmd::publish::{self, now};
 use crate::webroot::{WebRoot, is_release};
 use crate::{files, output, text};
 
@@ -47,9 +47,9 @@ pub struct Args {
     release: Option<String>,
     #[command(flatten)]
     change: change::Change,
-    /// When the approval ends: a date, or from now
-    #[arg(long, default_value = "7d", value_name = "TIME")]
-    expires: String,
+    /// When the approval ends: a date, or from now (default: as long from now as the document before; 7d for a new one)
+    #[arg(long, value_name = "TIME")]
+    expires: Option<String>,
     /// How long devices may use a stored copy (default 6h)
     #[arg(long, value_name = "DURATION", value_parser = text::seconds)]
     max_stale: Option<u64>,
@@ -77,9 +77,13 @@ pub fn run(args: &Args) -> Result<()> {
     let path = web.approval(&args.region, &args.channel);
     let now = now()?;
     let trust = args.trust.as_deref().map(files::trust).transpose()?;
+    let _lock = WebRoot::lock(&path)?;
     let mut approval = rank::next(&path, args, &keys, now)?;
+    approval.expires = match &args.expires {
+        Some(expires) => text::time(expires, now)?,
+        None => now.checked_add(approval.expires.duration_since(approval.issued))?,
+    };
     approval.issued = now;
-    approval.expires = text::time(&args.expires, now)?;
     approval.max_stale_seconds = args.max_stale.unwrap_or(approval.max_stale_seconds);
     match &args.release {
         Some(wanted) => edit(&mut approval, &web, args, wanted)?,
@@ -90,10 +94,7 @@ pub fn run(args: &Args) -> Result<()> {
     for key in &keys {
         envelope.sign(key)?;
     }
-    if let Some(trust) = trust {
-        warn_unless_signed(&envelope, APPROVAL_TYPE, trust.region_keys(&args.region), &path);
-    }
-    files::replace(&path, &envelope.to_bytes()?)?;
+    publish::replace(&path, &envelope, trust.map(|trust| trust.region_keys(&args.region)))?;
     if args.json {
         return output::json(&approval);
     }

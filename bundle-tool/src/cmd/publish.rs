@@ -17,10 +17,12 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use crate::cmd::delta::{self, Effort, Old};
+use crate::cmd::verify::tell_signers;
+use crate::content::{self, Believed};
 use crate::progress::Progress;
 use crate::refusal::Refused;
 use crate::release::Release;
-use crate::webroot::WebRoot;
+use crate::webroot::{WebRoot, ensure_own};
 use crate::{files, output};
 
 mod keep;
@@ -132,14 +134,15 @@ pub fn publish(args: &Args) -> Result<Published> {
     let web = WebRoot::new(&args.root);
     let (manifest, digest, size) =
         open(&args.bundle, &believed, threshold).with_context(|| args.bundle.display().to_string())?;
+    whole(args, &believed, threshold)?;
     let path = web.channel(&args.channel);
-    let present = if args.blindly_replace_channel { None } else { load(&path, &believed, threshold)? };
+    let _lock = WebRoot::lock(&path)?;
+    let present = if args.blindly_replace_channel { None } else { load(&path, &args.channel, &believed, threshold)? };
     let mut channel = present.unwrap_or_else(|| empty(&args.channel));
-    add(&mut channel, &manifest, digest, size)?;
-
     let url = WebRoot::bundle_url(&digest);
     // The bundle first: once the index names it, it must be there.
-    web.put(&args.bundle, &url)?;
+    let size = put(args, &web, &url, (&believed, threshold))?.unwrap_or(size);
+    add(&mut channel, &manifest, digest, size)?;
     let made = deltas(args, &web, &channel, &digest)?;
     if let Some(release) = channel.releases.iter_mut().find(|each| each.release.manifest_sha256 == digest) {
         release.deltas.retain(|each| made.iter().all(|delta| delta.from != each.from));
@@ -151,23 +154,27 @@ pub fn publish(args: &Args) -> Result<Published> {
     for key in &keys {
         envelope.sign(key)?;
     }
-    let bytes = envelope.to_bytes().with_context(too_large)?;
-    warn_unless_signed(&envelope, CHANNEL_TYPE, (believed, threshold), &path);
-    keep::warn_when_nearly_full(bytes.len());
-    files::replace(&path, &bytes)?;
+    keep::warn_when_nearly_full(envelope.to_bytes().with_context(too_large)?.len());
+    replace(&path, &envelope, Some((believed, threshold)))?;
     Ok(Published { manifest, digest, size, url, deltas: made, dropped, channel })
 }
 
-/// Says when a document that is about to be written lacks signatures: devices refuse it until it has them.
-pub fn warn_unless_signed(envelope: &Envelope, kind: &str, (keys, threshold): (KeySet, usize), path: &Path) {
-    if let Err(error) = envelope.verify(kind, &keys, threshold) {
-        eprintln!(
-            "warning: devices refuse this document: {error}; it needs {threshold} of {} keys. Add signatures with: \
-             bundle-tool sign {}",
-            keys.len(),
-            path.display()
-        );
-    }
+/// Replaces a document that devices look at; one that they would refuse is put beside it instead, to be signed by the others
+/// whose signatures it needs. Without a trust root nobody knows how many that are.
+pub fn replace(path: &Path, envelope: &Envelope, needed: Option<(KeySet, usize)>) -> Result<()> {
+    let bytes = envelope.to_bytes()?;
+    let verified = needed.map(|(keys, threshold)| envelope.verify(&envelope.payload_type, &keys, threshold));
+    let Some(Err(error)) = verified else { return files::replace(path, &bytes) };
+    let next = path.with_extension("").with_extension("next.dsse.json");
+    files::replace(&next, &bytes)?;
+    let why = format!(
+        "devices would refuse it yet, so {path} is as it was: {error}. It is in {next}; sign it there with the other keys \
+         (bundle-tool sign {next} --key KEY.pem, or --print-pae and --attach), and rename it when `bundle-tool verify {next} \
+         --trust TRUST` is content: mv {next} {path}",
+        path = path.display(),
+        next = next.display(),
+    );
+    Err(Refused(error.reason(), why).into())
 }
 
 /// Whose signatures count: the trust root's release role, else any one of the given keys.
@@ -182,10 +189,36 @@ pub fn believed(trust: Option<&Path>, keys: &[PrivateKey]) -> Result<(KeySet, us
 pub fn open(path: &Path, keys: &KeySet, threshold: usize) -> Result<(Manifest, Digest, u64)> {
     let mut file = BufReader::new(File::open(path)?);
     let bytes = read_envelope(&mut file)?;
-    let verified = Envelope::parse(&bytes)?.verify(MANIFEST_TYPE, keys, threshold)?;
+    let envelope = Envelope::parse(&bytes)?;
+    if envelope.signatures.is_empty() {
+        let why = format!("it is not signed yet: bundle-tool sign {} --key KEY.pem", path.display());
+        return Err(Refused(Reason::KeyUnknown, why).into());
+    }
+    let verified = envelope.verify(MANIFEST_TYPE, keys, threshold).inspect_err(|_| tell_signers(&envelope, keys))?;
     let manifest = Manifest::parse(&verified.payload)?;
     let reader = RandomReader::new(file, bytes.len() as u64, manifest)?;
     Ok((reader.manifest().clone(), Digest::of(&verified.payload), reader.layout().len()))
+}
+
+/// Puts the bundle in place. What is there under its name and genuine stays, for devices may be in the middle of it; its
+/// size then.
+fn put(args: &Args, web: &WebRoot, url: &str, by: (&KeySet, usize)) -> Result<Option<u64>> {
+    let there = web.file(url);
+    let present = if there.exists() { open(&there, by.0, by.1).ok() } else { None };
+    match present {
+        Some((.., size)) => Ok(Some(size)),
+        None => web.put(&args.bundle, url).map(|()| None),
+    }
+}
+
+/// Every frame of the bundle: a byte that flipped on the way here would go to the whole fleet, under a name that never
+/// changes.
+fn whole(args: &Args, keys: &KeySet, threshold: usize) -> Result<()> {
+    let believed = Believed { keys: keys.clone(), threshold };
+    let progress = Progress::new(args.quiet || args.json);
+    let opened = content::open(content::input(&args.bundle)?, Some(&believed))?;
+    opened.check(&progress, &mut |_, _| Ok(())).with_context(|| args.bundle.display().to_string())?;
+    Ok(())
 }
 
 fn empty(channel: &str) -> Channel {
@@ -194,13 +227,15 @@ fn empty(channel: &str) -> Channel {
 }
 
 /// The channel as it stands, if it does. What somebody else put there must not be signed again by us.
-pub fn load(path: &Path, keys: &KeySet, threshold: usize) -> Result<Option<Channel>> {
+pub fn load(path: &Path, name: &str, keys: &KeySet, threshold: usize) -> Result<Option<Channel>> {
     if !path.exists() {
         return Ok(None);
     }
     let read = || -> Result<Channel> {
         let verified = Envelope::parse(&files::document(path)?)?.verify(CHANNEL_TYPE, keys, threshold)?;
-        Ok(Channel::parse(&verified.payload)?)
+        let channel = Channel::parse(&verified.payload)?;
+        ensure_own(path, "channel", name, &channel.channel)?;
+        Ok(channel)
     };
     let what =
         || format!("the channel index {} (`publish --blindly-replace-channel` starts a new one)", path.display());
@@ -249,6 +284,12 @@ fn deltas(args: &Args, web: &WebRoot, channel: &Channel, digest: &Digest) -> Res
         let from = release.release.manifest_sha256;
         let url = WebRoot::delta_url(&from, digest);
         let path = web.file(&url);
+        let named = channel.find(digest).and_then(|release| release.deltas.iter().find(|delta| delta.from == from));
+        if let Some(delta) = named.filter(|_| path.exists()) {
+            // Devices may be in the middle of it.
+            made.push(delta.clone());
+            continue;
+        }
         files::make_folder(path.parent().context("no folder")?).with_context(|| path.display().to_string())?;
         let old = Release::open(&web.file(&WebRoot::bundle_url(&from)))?;
         anyhow::ensure!(old.digest == from, "{} is not the bundle its name says", old.path.display());

@@ -10,8 +10,8 @@ use bundle::keys::{KeySet, PrivateKey};
 use bundle::recall::{RECALL_TYPE, Recall, Recalled};
 use jiff::Timestamp;
 
-use crate::cmd::publish::{now, raised, warn_unless_signed};
-use crate::webroot::{WebRoot, is_release};
+use crate::cmd::publish::{self, now, raised};
+use crate::webroot::{WebRoot, ensure_own, is_release};
 use crate::{files, output};
 
 const EXAMPLE: &str = "Example:
@@ -62,8 +62,12 @@ pub fn run(args: &Args) -> Result<()> {
     let path = web.recall(&args.channel);
     let channel_path = web.channel(&args.channel);
     let channel = Channel::parse(&payload(&channel_path, CHANNEL_TYPE, &believed)?)?;
+    ensure_own(&channel_path, "channel", &args.channel, &channel.channel)?;
+    let _lock = WebRoot::lock(&path)?;
     let mut recall = if path.exists() {
-        Recall::parse(&payload(&path, RECALL_TYPE, &believed)?)?
+        let present = Recall::parse(&payload(&path, RECALL_TYPE, &believed)?)?;
+        ensure_own(&path, "channel", &args.channel, &present.channel)?;
+        present
     } else {
         let issued = Timestamp::UNIX_EPOCH;
         Recall { channel: args.channel.clone(), version: 0, issued, recalls: Vec::new(), crit: Vec::new() }
@@ -80,10 +84,7 @@ pub fn run(args: &Args) -> Result<()> {
     for key in &keys {
         envelope.sign(key)?;
     }
-    if let Some(trust) = trust {
-        warn_unless_signed(&envelope, RECALL_TYPE, trust.release_keys(), &path);
-    }
-    files::replace(&path, &envelope.to_bytes()?)?;
+    publish::replace(&path, &envelope, trust.map(|trust| trust.release_keys()))?;
     if args.json {
         return output::json(&recall);
     }

@@ -114,7 +114,8 @@ fn explain(args: &Args, keys: &KeySet) {
     }
 }
 
-fn tell_signers(envelope: &Envelope, keys: &KeySet) {
+/// Who signed and who did not, on standard error.
+pub fn tell_signers(envelope: &Envelope, keys: &KeySet) {
     let pae = envelope.pae();
     for key in keys.iter() {
         let id = key.id().to_string();

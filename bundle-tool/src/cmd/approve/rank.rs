@@ -14,15 +14,19 @@ use jiff::{SignedDuration, Timestamp};
 use super::Args;
 use crate::cmd::publish::raised;
 use crate::files;
+use crate::webroot::ensure_own;
 
 /// Highest epoch that is taken from a document nobody vouches for. A region raises its epoch a few times in its life;
 /// who follows a thief to the end of the numbers can never raise it again.
 const MAX_UNVERIFIED_EPOCH: u64 = 1 << 32;
 
+/// How long a new approval is valid when nobody says.
+const NEW: SignedDuration = SignedDuration::from_hours(7 * 24);
+
 /// The approval to change, ranked above the one that stands there.
 pub fn next(path: &Path, args: &Args, keys: &[PrivateKey], now: Timestamp) -> Result<Approval> {
     let blind = args.blindly_replace_approval && path.exists();
-    let mut approval = if path.exists() && !blind { load(path, keys)? } else { empty(args, now)? };
+    let mut approval = if path.exists() && !blind { load(path, args, keys)? } else { empty(args, now)? };
     let seen = match (blind, args.epoch) {
         (false, _) => Some(approval.rank()),
         (true, None) => Some(unverified(path)?),
@@ -47,11 +51,14 @@ fn rank(seen: Option<(u64, u64)>, wanted: Option<u64>, raise: bool) -> Result<(u
 }
 
 /// What somebody else put there must not be signed again by us.
-fn load(path: &Path, keys: &[PrivateKey]) -> Result<Approval> {
+fn load(path: &Path, args: &Args, keys: &[PrivateKey]) -> Result<Approval> {
     let read = || -> Result<Approval> {
         let keys = keys.iter().map(PrivateKey::public).collect::<Result<KeySet, _>>()?;
         let verified = Envelope::parse(&files::document(path)?)?.verify(APPROVAL_TYPE, &keys, 1)?;
-        Ok(Approval::parse(&verified.payload)?)
+        let approval = Approval::parse(&verified.payload)?;
+        ensure_own(path, "region", &args.region, &approval.region)?;
+        ensure_own(path, "channel", &args.channel, &approval.channel)?;
+        Ok(approval)
     };
     read().with_context(|| format!("the approval {} (--blindly-replace-approval starts a new one)", path.display()))
 }
@@ -76,7 +83,7 @@ fn empty(args: &Args, now: Timestamp) -> Result<Approval> {
         epoch: 1,
         version: 0,
         issued: now,
-        expires: now.checked_add(SignedDuration::from_secs(1))?,
+        expires: now.checked_add(NEW)?,
         max_stale_seconds: 6 * 3600,
         entries: Vec::new(),
         crit: Vec::new(),

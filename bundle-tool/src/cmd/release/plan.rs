@@ -82,5 +82,5 @@ fn channel(args: &Args, believed: Option<&(KeySet, usize)>) -> Result<Option<Cha
     let (Some(root), Some(name), Some((keys, threshold))) = (&args.root, &args.channel, believed) else {
         return Ok(None);
     };
-    publish::load(&WebRoot::new(root).channel(name), keys, *threshold)
+    publish::load(&WebRoot::new(root).channel(name), name, keys, *threshold)
 }

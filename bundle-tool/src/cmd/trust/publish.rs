@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use bundle::dsse::Envelope;
 use serde_json::json;
 
 use crate::webroot::WebRoot;
@@ -35,6 +36,16 @@ pub fn run(args: &Args) -> Result<()> {
         format!("devices with version {} would not accept {}", previous.version, args.file.display())
     })?;
     let path = WebRoot::new(&args.root).trust(next.version);
+    if path.exists() {
+        let there = Envelope::parse(&files::document(&path)?).with_context(|| path.display().to_string())?;
+        let same = Envelope::parse(&bytes)?.payload == there.payload;
+        anyhow::ensure!(
+            same,
+            "{} is there and says something else; some devices follow that one. Rotate from it, to version {}",
+            path.display(),
+            next.version.saturating_add(1)
+        );
+    }
     files::replace(&path, &bytes)?;
     if args.json {
         return output::json(&json!({ "file": path, "version": next.version }));

@@ -30,9 +30,9 @@ pub struct Args {
     /// Private root key, old or new, signs the file; several times for several
     #[arg(long, value_name = "KEY.pem")]
     root_key: Vec<PathBuf>,
-    /// When a newer trust root should have come: a date, or from now
-    #[arg(long, default_value = "10y", value_name = "TIME")]
-    expires: String,
+    /// When a newer trust root should have come: a date, or from now (default: the date stays)
+    #[arg(long, value_name = "TIME")]
+    expires: Option<String>,
     /// Add a public root key
     #[arg(long, value_name = "KEY.pub.pem")]
     add_root: Vec<PathBuf>,
@@ -69,7 +69,9 @@ pub fn run(args: &Args) -> Result<()> {
     let old = files::trust(&args.file)?;
     let mut next = old.clone();
     next.version = old.version.checked_add(1).context("there is no version after this one")?;
-    next.expires = text::time(&args.expires, Timestamp::now())?;
+    if let Some(expires) = &args.expires {
+        next.expires = text::time(expires, Timestamp::now())?;
+    }
     let keys = &mut next.keys;
     let mut add = |role: &mut Role, path: &Path| -> Result<()> {
         let key = files::public_key(path)?;
@@ -138,17 +140,19 @@ fn write(args: &Args, old: &TrustRoot, next: &TrustRoot) -> Result<()> {
     }
     match accepted {
         Ok(_) => println!(
-            "{}: trust root {}, devices with version {} accept it",
+            "{}: trust root {}, expires {}, devices with version {} accept it",
             args.out.display(),
             next.version,
+            next.expires,
             old.version
         ),
         Err(error) => {
             let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
             println!(
-                "{}: trust root {}, not complete yet ({why}); add signatures with `bundle-tool sign`",
+                "{}: trust root {}, expires {}, not complete yet ({why}); add signatures with `bundle-tool sign`",
                 args.out.display(),
-                next.version
+                next.version,
+                next.expires
             );
         }
     }
