@@ -44,7 +44,7 @@ const fn clears(work: &Work) -> bool {
 
 fn answer(effects: &[Effect]) -> Result<(), Reason> {
     let answer = effects.iter().find_map(|effect| match effect {
-        Effect::Answer(answer) => Some(answer.as_ref().map(|()| ()).map_err(|refusal| refusal.reason)),
+        Effect::Answer(answer) => Some(answer.as_ref().copied().map_err(|refusal| refusal.reason)),
         _ => None,
     });
     answer.unwrap_or_else(|| panic!("no answer: {effects:?}"))
