@@ -171,6 +171,14 @@ fn what_is_named_by_a_digest_or_a_number_does_not_change() {
             .1
             .len() as u64
     );
+    // Unless it was damaged where it lies.
+    let path = format!("web/bundles/{}.bundle", channel(&shop).releases[0].release.manifest_sha256);
+    let whole = shop.read(&path);
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    shop.write(&path, &damaged);
+    with_deltas("3");
+    shop.ok(&["verify", &path, "--trust", "trust.dsse.json", "--quiet"]);
     // Two trust roots of one number would part the fleet.
     let rotate = |out: &'static str, expires: &'static str| {
         shop.ok(&[
@@ -215,8 +223,20 @@ fn where_two_must_sign_the_channel_goes_on_until_both_have() {
     shop.refused(&["verify", next, "--trust", "two.json"], "threshold_not_met");
     shop.ok(&["sign", next, "--expect", "channel", "--key", "keys/second.pem"]);
     shop.ok(&["verify", next, "--trust", "two.json"]);
+    // Nobody else's work is overwritten meanwhile.
+    let pending = shop.read(next);
+    let told = shop.refused(&alone, "threshold_not_met");
+    assert!(told.contains("waits for signatures already") && shop.read(next) == pending, "{told}");
     std::fs::rename(shop.path(next), shop.path(CHANNEL)).unwrap();
     assert_eq!(channel(&shop).releases.len(), 2);
+    // Who began it may run the same again: it is done.
+    shop.ok(&alone);
+    assert_eq!(channel(&shop).version, 2);
+    // One who does not say whom to believe takes nobody's signature away.
+    shop.release("c.bundle", "1.3.0", 3);
+    let live = shop.read(CHANNEL);
+    let told = shop.refused(&publish("c.bundle", "stable"), "threshold_not_met");
+    assert!(told.contains("the present one 2") && shop.read(CHANNEL) == live, "{told}");
     // The same for what a region says, and what the vendor takes back.
     let recall = ["recall", "--root", "web", "--channel", "stable", "--key", "keys/release.pem", "--release", "1.2.0"];
     shop.refused(&[&recall[..], &["--reason", "x", "--trust", "two.json"]].concat(), "threshold_not_met");

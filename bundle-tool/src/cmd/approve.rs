@@ -9,7 +9,7 @@ use bundle::approval::{APPROVAL_TYPE, Approval, Entry, RolloutState, SALT_LEN};
 use bundle::channel::Channel;
 use bundle::dsse::Envelope;
 
-use crate::cmd::publish::{self, now};
+use crate::cmd::publish::{self, Needed, now};
 use crate::webroot::{WebRoot, is_release};
 use crate::{files, output, text};
 
@@ -94,7 +94,8 @@ pub fn run(args: &Args) -> Result<()> {
     for key in &keys {
         envelope.sign(key)?;
     }
-    publish::replace(&path, &envelope, trust.map(|trust| trust.region_keys(&args.region)))?;
+    let role = trust.map(|trust| trust.region_keys(&args.region));
+    publish::replace(&path, &envelope, &Needed::new(role, args.blindly_replace_approval))?;
     if args.json {
         return output::json(&approval);
     }

@@ -134,11 +134,11 @@ pub fn publish(args: &Args) -> Result<Published> {
     let web = WebRoot::new(&args.root);
     let (manifest, digest, size) =
         open(&args.bundle, &believed, threshold).with_context(|| args.bundle.display().to_string())?;
-    whole(args, &believed, threshold)?;
+    whole(args, &args.bundle, &believed, threshold)?;
     let path = web.channel(&args.channel);
     let _lock = WebRoot::lock(&path)?;
     let present = if args.blindly_replace_channel { None } else { load(&path, &args.channel, &believed, threshold)? };
-    let mut channel = present.unwrap_or_else(|| empty(&args.channel));
+    let mut channel = present.clone().unwrap_or_else(|| empty(&args.channel));
     let url = WebRoot::bundle_url(&digest);
     // The bundle first: once the index names it, it must be there.
     let size = put(args, &web, &url, (&believed, threshold))?.unwrap_or(size);
@@ -149,32 +149,92 @@ pub fn publish(args: &Args) -> Result<Published> {
         release.deltas.extend(made.iter().cloned());
     }
     let dropped = keep::keep(&mut channel, args.keep, &digest, &web)?;
+    if let Some(before) = present.filter(|before| says_the_same(before, &channel)) {
+        // Done before, or in place since the others signed it.
+        return Ok(Published { manifest, digest, size, url, deltas: made, dropped, channel: before });
+    }
     let too_large = || format!("{}: `publish --keep N` keeps the newest N releases in it", path.display());
     let mut envelope = Envelope::new(CHANNEL_TYPE, channel.to_bytes().with_context(too_large)?);
     for key in &keys {
         envelope.sign(key)?;
     }
     keep::warn_when_nearly_full(envelope.to_bytes().with_context(too_large)?.len());
-    replace(&path, &envelope, Some((believed, threshold)))?;
+    let role = args.trust.is_some().then_some((believed, threshold));
+    replace(&path, &envelope, &Needed::new(role, args.blindly_replace_channel))?;
     Ok(Published { manifest, digest, size, url, deltas: made, dropped, channel })
 }
 
+/// Nothing of it is new but its number and its time.
+fn says_the_same(before: &Channel, channel: &Channel) -> bool {
+    Channel { version: channel.version, issued: channel.issued, ..before.clone() } == *channel
+}
+
+/// Who must have signed a document that is put in place.
+pub enum Needed {
+    /// As the trust root says.
+    These(KeySet, usize),
+    /// Nobody knows, but not fewer than signed the one that is there.
+    AsMany,
+    /// What is there does not matter.
+    Blindly,
+}
+
+impl Needed {
+    /// What the options of a command come to.
+    pub fn new(role: Option<(KeySet, usize)>, blindly: bool) -> Self {
+        match role {
+            Some((keys, threshold)) => Self::These(keys, threshold),
+            None if blindly => Self::Blindly,
+            None => Self::AsMany,
+        }
+    }
+
+    /// Why a document must not be put in place.
+    fn lacks(&self, path: &Path, envelope: &Envelope) -> Option<(Reason, String)> {
+        match self {
+            Self::These(keys, threshold) => {
+                let error = envelope.verify(&envelope.payload_type, keys, *threshold).err()?;
+                Some((error.reason(), error.to_string()))
+            }
+            Self::Blindly => None,
+            Self::AsMany => {
+                let there = Envelope::parse(&files::document(path).ok()?).ok()?.signatures.len();
+                let own = envelope.signatures.len();
+                let why =
+                    || format!("it has {own} signatures and the present one {there}; --trust FILE says how many count");
+                (own < there).then(|| (Reason::ThresholdNotMet, why()))
+            }
+        }
+    }
+}
+
 /// Replaces a document that devices look at; one that they would refuse is put beside it instead, to be signed by the others
-/// whose signatures it needs. Without a trust root nobody knows how many that are.
-pub fn replace(path: &Path, envelope: &Envelope, needed: Option<(KeySet, usize)>) -> Result<()> {
+/// whose signatures it needs.
+pub fn replace(path: &Path, envelope: &Envelope, needed: &Needed) -> Result<()> {
     let bytes = envelope.to_bytes()?;
-    let verified = needed.map(|(keys, threshold)| envelope.verify(&envelope.payload_type, &keys, threshold));
-    let Some(Err(error)) = verified else { return files::replace(path, &bytes) };
     let next = path.with_extension("").with_extension("next.dsse.json");
+    let shown = next.display();
+    let Some((reason, why)) = needed.lacks(path, envelope) else {
+        files::replace(path, &bytes)?;
+        if next.exists() {
+            eprintln!("warning: {shown} was made before this one and must not replace it; remove it and make it again");
+        }
+        return Ok(());
+    };
+    if next.exists() {
+        let why = format!(
+            "{why}. {shown} waits for signatures already: complete it and put it in place, or remove it, before another one"
+        );
+        return Err(Refused(reason, why).into());
+    }
     files::replace(&next, &bytes)?;
     let why = format!(
-        "devices would refuse it yet, so {path} is as it was: {error}. It is in {next}; sign it there with the other keys \
-         (bundle-tool sign {next} --key KEY.pem, or --print-pae and --attach), and rename it when `bundle-tool verify {next} \
-         --trust TRUST` is content: mv {next} {path}",
+        "devices would refuse it yet, so {path} is as it was: {why}. It is in {shown}; sign it there with the other keys \
+         (bundle-tool sign {shown} --key KEY.pem, or --print-pae and --attach), and rename it when `bundle-tool verify {shown} \
+         --trust TRUST` is content: mv {shown} {path}",
         path = path.display(),
-        next = next.display(),
     );
-    Err(Refused(error.reason(), why).into())
+    Err(Refused(reason, why).into())
 }
 
 /// Whose signatures count: the trust root's release role, else any one of the given keys.
@@ -204,7 +264,8 @@ pub fn open(path: &Path, keys: &KeySet, threshold: usize) -> Result<(Manifest, D
 /// size then.
 fn put(args: &Args, web: &WebRoot, url: &str, by: (&KeySet, usize)) -> Result<Option<u64>> {
     let there = web.file(url);
-    let present = if there.exists() { open(&there, by.0, by.1).ok() } else { None };
+    let genuine = there.exists() && whole(args, &there, by.0, by.1).is_ok();
+    let present = if genuine { open(&there, by.0, by.1).ok() } else { None };
     match present {
         Some((.., size)) => Ok(Some(size)),
         None => web.put(&args.bundle, url).map(|()| None),
@@ -213,11 +274,11 @@ fn put(args: &Args, web: &WebRoot, url: &str, by: (&KeySet, usize)) -> Result<Op
 
 /// Every frame of the bundle: a byte that flipped on the way here would go to the whole fleet, under a name that never
 /// changes.
-fn whole(args: &Args, keys: &KeySet, threshold: usize) -> Result<()> {
+fn whole(args: &Args, bundle: &Path, keys: &KeySet, threshold: usize) -> Result<()> {
     let believed = Believed { keys: keys.clone(), threshold };
     let progress = Progress::new(args.quiet || args.json);
-    let opened = content::open(content::input(&args.bundle)?, Some(&believed))?;
-    opened.check(&progress, &mut |_, _| Ok(())).with_context(|| args.bundle.display().to_string())?;
+    let opened = content::open(content::input(bundle)?, Some(&believed))?;
+    opened.check(&progress, &mut |_, _| Ok(())).with_context(|| bundle.display().to_string())?;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use bundle::keys::{KeySet, PrivateKey};
 use bundle::recall::{RECALL_TYPE, Recall, Recalled};
 use jiff::Timestamp;
 
-use crate::cmd::publish::{self, now, raised};
+use crate::cmd::publish::{self, Needed, now, raised};
 use crate::webroot::{WebRoot, ensure_own, is_release};
 use crate::{files, output};
 
@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> Result<()> {
     for key in &keys {
         envelope.sign(key)?;
     }
-    publish::replace(&path, &envelope, trust.map(|trust| trust.release_keys()))?;
+    publish::replace(&path, &envelope, &Needed::new(trust.map(|trust| trust.release_keys()), false))?;
     if args.json {
         return output::json(&recall);
     }

@@ -69,9 +69,11 @@ pub fn run(args: &Args) -> Result<()> {
     let old = files::trust(&args.file)?;
     let mut next = old.clone();
     next.version = old.version.checked_add(1).context("there is no version after this one")?;
+    let now = Timestamp::now();
     if let Some(expires) = &args.expires {
-        next.expires = text::time(expires, Timestamp::now())?;
+        next.expires = text::time(expires, now)?;
     }
+    anyhow::ensure!(next.expires > now, "the trust root would have expired on {}; say --expires TIME", next.expires);
     let keys = &mut next.keys;
     let mut add = |role: &mut Role, path: &Path| -> Result<()> {
         let key = files::public_key(path)?;
