@@ -161,6 +161,10 @@ pub fn read(path: &Path) -> Result<Option<Envelope>> {
     }
     let what = || path.display().to_string();
     let mut file = File::open(path).with_context(what)?;
+    if !file.metadata().with_context(what)?.is_file() {
+        // A pipe can not be read twice.
+        return Ok(None);
+    }
     let mut first = [0];
     if file.read(&mut first).with_context(what)? == 1 && first == *b"{" {
         return Envelope::parse(&files::document(path)?).map(Some).with_context(what);

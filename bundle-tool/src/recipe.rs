@@ -132,8 +132,13 @@ impl Recipe {
         // Also for commands that run none: a mistake is found when it is made, not on the day of the release.
         recipe.gates()?;
         recipe.sources(Path::new(""))?;
-        recipe.manifest(Timestamp::UNIX_EPOCH).check_plan(recipe.image.iter().map(|image| image.name.as_str()))?;
         Ok(recipe)
+    }
+
+    /// Checks a manifest of this recipe, whatever the command line changed in it: what is wrong is better known before the
+    /// work than after it.
+    pub fn check_plan(&self, manifest: &Manifest) -> Result<()> {
+        Ok(manifest.check_plan(self.image.iter().map(|image| image.name.as_str()))?)
     }
 
     /// The gates, in the order in which they run.
@@ -253,7 +258,8 @@ tests = { passed = 10, total = 10 }
 
     #[test]
     fn what_the_manifest_would_refuse_is_refused_before_anything_is_built() {
-        assert!(Recipe::parse(FULL).is_ok());
+        let good = Recipe::parse(FULL).unwrap();
+        assert!(good.check_plan(&good.manifest(Timestamp::UNIX_EPOCH)).is_ok());
         for (from, to, says) in [
             ("rollback_floor = 50", "rollback_floor = 58", "floor 58 above counter 57"),
             ("min_counter = 40", "min_counter = 60", "min above"),
@@ -262,7 +268,8 @@ tests = { passed = 10, total = 10 }
             ("crit = [\"from\"]", "crit = [\"rollback_flor\"]", "rollback_flor"),
             ("min = 1, max = 2", "min = 3, max = 2", "state_schema"),
         ] {
-            let error = Recipe::parse(&FULL.replace(from, to)).unwrap_err();
+            let recipe = Recipe::parse(&FULL.replace(from, to)).unwrap();
+            let error = recipe.check_plan(&recipe.manifest(Timestamp::UNIX_EPOCH)).unwrap_err();
             assert!(format!("{error:#}").contains(says), "{to}: {error:#}");
         }
     }

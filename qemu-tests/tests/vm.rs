@@ -1,7 +1,7 @@
 //! Runs the scenario files in `scenarios/`, each as a test named `<variant>::<file>`.
 //!
-//! `cargo test -p qemu-tests --test vm -- power_cut` runs those whose name contains the word. Two machines at a time
-//! unless told otherwise: an emulated guest keeps a processor busy.
+//! `cargo test -p qemu-tests --test vm -- power_cut` runs those whose name contains the word. Three machines at a time
+//! unless told otherwise: an emulated guest keeps a processor busy, and one of them waits for a watchdog or a deadline.
 //!
 //! What `by_default` of a scenario leaves out is "ignored" in the words of Rust's test runners: shown, not run, unless
 //! `--include-ignored` (all) or `--ignored` (just these) is given.
@@ -16,7 +16,7 @@ use qemu_tests::site::Site;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(2);
+    arguments.test_threads.get_or_insert(3);
     let scenarios = match load_all(&run::scenario_folder()) {
         Ok(all) => all,
         Err(e) => {

@@ -71,6 +71,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut manifest = recipe.manifest(build_time()?);
     manifest.version = args.release_version.clone().unwrap_or(manifest.version);
     manifest.counter = args.counter.unwrap_or(manifest.counter);
+    recipe.check_plan(&manifest).with_context(|| args.recipe.display().to_string())?;
     let sources = recipe.sources(args.recipe.parent().unwrap_or(Path::new("")))?;
     let mut settings = recipe.settings()?;
     settings.level = args.level.unwrap_or(settings.level);

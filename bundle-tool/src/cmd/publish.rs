@@ -19,6 +19,7 @@ use serde_json::json;
 use crate::cmd::delta::{self, Effort, Old};
 use crate::cmd::verify::tell_signers;
 use crate::content::{self, Believed};
+use crate::document::Document;
 use crate::progress::Progress;
 use crate::refusal::Refused;
 use crate::release::Release;
@@ -141,7 +142,7 @@ pub fn publish(args: &Args) -> Result<Published> {
     let mut channel = present.clone().unwrap_or_else(|| empty(&args.channel));
     let url = WebRoot::bundle_url(&digest);
     // The bundle first: once the index names it, it must be there.
-    let size = put(args, &web, &url, (&believed, threshold))?.unwrap_or(size);
+    let size = put(args, &web, digest, (&believed, threshold))?.unwrap_or(size);
     add(&mut channel, &manifest, digest, size)?;
     let made = deltas(args, &web, &channel, &digest)?;
     if let Some(release) = channel.releases.iter_mut().find(|each| each.release.manifest_sha256 == digest) {
@@ -208,6 +209,20 @@ impl Needed {
     }
 }
 
+/// Whether that document is to take the place of the live one still: one that was made before it must not.
+fn waits(next: &Path, live: &Path) -> bool {
+    let rank = |path: &Path| {
+        let envelope = Envelope::parse(&files::document(path).ok()?).ok()?;
+        Some(match Document::of(&envelope).ok()? {
+            Document::Channel(it) => (0, it.version),
+            Document::Recall(it) => (0, it.version),
+            Document::Approval(it) => it.rank(),
+            Document::Manifest(_) | Document::Trust(_) => return None,
+        })
+    };
+    rank(next).is_some_and(|next| rank(live).is_none_or(|live| next > live))
+}
+
 /// Replaces a document that devices look at; one that they would refuse is put beside it instead, to be signed by the others
 /// whose signatures it needs.
 pub fn replace(path: &Path, envelope: &Envelope, needed: &Needed) -> Result<()> {
@@ -221,7 +236,7 @@ pub fn replace(path: &Path, envelope: &Envelope, needed: &Needed) -> Result<()> 
         }
         return Ok(());
     };
-    if next.exists() {
+    if waits(&next, path) {
         let why = format!(
             "{why}. {shown} waits for signatures already: complete it and put it in place, or remove it, before another one"
         );
@@ -262,14 +277,27 @@ pub fn open(path: &Path, keys: &KeySet, threshold: usize) -> Result<(Manifest, D
 
 /// Puts the bundle in place. What is there under its name and genuine stays, for devices may be in the middle of it; its
 /// size then.
-fn put(args: &Args, web: &WebRoot, url: &str, by: (&KeySet, usize)) -> Result<Option<u64>> {
-    let there = web.file(url);
+fn put(args: &Args, web: &WebRoot, digest: Digest, by: (&KeySet, usize)) -> Result<Option<u64>> {
+    let url = WebRoot::bundle_url(&digest);
+    let there = web.file(&url);
     let genuine = there.exists() && whole(args, &there, by.0, by.1).is_ok();
-    let present = if genuine { open(&there, by.0, by.1).ok() } else { None };
-    match present {
-        Some((.., size)) => Ok(Some(size)),
-        None => web.put(&args.bundle, url).map(|()| None),
+    if genuine && has_all_signatures(&there, &args.bundle)? {
+        let (_, present, size) = open(&there, by.0, by.1)?;
+        if present == digest {
+            return Ok(Some(size));
+        }
     }
+    web.put(&args.bundle, &url).map(|()| None)
+}
+
+/// Whether every key that signed the bundle signed the one that is there: a signature that came later is to be served.
+fn has_all_signatures(there: &Path, bundle: &Path) -> Result<bool> {
+    let ids = |path: &Path| -> Result<Vec<String>> {
+        let envelope = Envelope::parse(&read_envelope(&mut BufReader::new(File::open(path)?))?)?;
+        Ok(envelope.signatures.into_iter().map(|each| each.key_id).collect())
+    };
+    let (there, own) = (ids(there)?, ids(bundle)?);
+    Ok(own.iter().all(|id| there.contains(id)))
 }
 
 /// Every frame of the bundle: a byte that flipped on the way here would go to the whole fleet, under a name that never

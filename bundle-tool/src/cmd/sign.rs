@@ -16,8 +16,9 @@ use bundle::random::read_envelope;
 use bundle::reason::Reason;
 use serde_json::json;
 
-use crate::document::{Document, Kind};
+use crate::document::{self, Document, Kind};
 use crate::refusal::Refused;
+use crate::webroot::WebRoot;
 use crate::{files, output};
 
 const EXAMPLE: &str = "Example:
@@ -61,6 +62,8 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    // Of two who sign at once, or one who publishes meanwhile, nobody's work is lost.
+    let _lock = if document::read(&args.file)?.is_some() { Some(WebRoot::lock(&args.file)?) } else { None };
     let signable = Signable::open(&args.file)?;
     let mut envelope = Envelope::parse(signable.envelope()).with_context(|| args.file.display().to_string())?;
     let document = examine(args, &envelope).with_context(|| args.file.display().to_string())?;
@@ -81,7 +84,11 @@ pub fn run(args: &Args) -> Result<()> {
         signable.write(&args.file, &envelope)?;
         vec![key.id()]
     } else {
-        add(&args.file, &args.key)?
+        // What was examined, and not what lies there by now.
+        let keys = args.key.iter().map(|path| files::private_key(path)).collect::<Result<Vec<_>>>()?;
+        let signed = keys.iter().map(|key| envelope.sign(key)).collect::<Result<Vec<_>, _>>()?;
+        signable.write(&args.file, &envelope)?;
+        signed
     };
     if args.json {
         let signed = signed.iter().map(ToString::to_string).collect::<Vec<_>>();

@@ -60,6 +60,7 @@ impl Plan {
         let mut manifest = recipe.manifest(build_time()?);
         manifest.version = args.release_version.clone().unwrap_or(manifest.version);
         manifest.counter = args.counter.unwrap_or(manifest.counter);
+        recipe.check_plan(&manifest).with_context(|| args.recipe.display().to_string())?;
         let (version, counter) = (manifest.version.clone(), manifest.counter);
         let revision = inputs::Revision::of(args.folder());
         let source = revision.as_ref().map(inputs::Revision::exact);
