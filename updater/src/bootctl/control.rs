@@ -103,9 +103,16 @@ impl seams::BootControl for Control {
 
     fn reject(&self, slot: SlotId) -> Result<BootFacts, seams::BootError> {
         self.change(|loader| {
-            // Whatever was true when it was decided: another change may have come between.
-            if self.booted == Some(slot) && !loader.records()?.get(slot.other()).is_choosable() {
-                let other = slot.other();
+            // Whatever was true when it was decided: another change may have come between. What is damaged, the backend makes
+            // anew, with the other slot to boot.
+            let other = slot.other();
+            let alone = match loader.records() {
+                _ if self.booted != Some(slot) => false,
+                Ok(records) => !records.get(other).is_choosable(),
+                Err(BootError::Damaged(_)) => false,
+                Err(error) => return Err(error),
+            };
+            if alone {
                 return Err(BootError::Refused(format!(
                     "slot {other} can not boot: nothing would be left without {slot}"
                 )));

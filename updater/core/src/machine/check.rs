@@ -249,8 +249,9 @@ impl Machine {
     }
 
     /// Not while bytes move or the boot loader is switched.
-    const fn may_be_pushed_aside(&self) -> bool {
+    fn may_be_pushed_aside(&self) -> bool {
         self.order.is_none()
+            && !self.is_still_armed()
             && matches!(
                 self.journal.phase,
                 Phase::Offered(_) | Phase::Approved(_) | Phase::Writing(_) | Phase::Staged(_)
@@ -273,6 +274,7 @@ impl Machine {
                 | Reason::Recalled
         );
         match (&self.journal.phase, point) {
+            (Phase::Staged(_), _) if self.is_still_armed() => self.take_back(out),
             (Phase::Offered(_) | Phase::Approved(_) | Phase::Writing(_) | Phase::Staged(_), _)
                 if refused && !in_force =>
             {

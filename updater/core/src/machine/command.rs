@@ -40,6 +40,10 @@ impl Machine {
         if matches!(self.mood, Mood::Checking(_)) {
             return Ok(());
         }
+        if self.is_taking_back() {
+            self.go_on_taking_back(out);
+            return Ok(());
+        }
         match self.journal.phase {
             Phase::Idle | Phase::RolledBack { .. } => {
                 self.begin_check(now, Search { by_operator, ..Search::default() }, out)?;
@@ -84,6 +88,7 @@ impl Machine {
         if matches!(self.mood, Mood::Checking(_)) {
             return Err(refuse(Reason::Busy, "a check is under way"));
         }
+        self.not_taking_back()?;
         let intent = Intent { stage: true, ..intent };
         match &self.journal.phase {
             Phase::Trying(_) | Phase::Reverting(_) => {
@@ -123,6 +128,7 @@ impl Machine {
 
     fn command_activate(&mut self, now: &Now, slot: SlotId, out: &mut Out) -> Result<(), Refusal> {
         self.not_degraded()?;
+        self.not_taking_back()?;
         match &self.journal.phase {
             Phase::Staged(update) if update.target == slot => {
                 self.add_intent(Intent { activate: true, ..Intent::default() });
@@ -136,6 +142,7 @@ impl Machine {
 
     fn command_reboot(&mut self, now: &Now, out: &mut Out) -> Result<(), Refusal> {
         self.not_degraded()?;
+        self.not_taking_back()?;
         match &self.journal.phase {
             Phase::Staged(_) | Phase::Armed { .. } => {
                 self.add_intent(Intent { activate: true, reboot: true, ..Intent::default() });
@@ -277,6 +284,11 @@ impl Machine {
                 self.disarm(out);
                 Ok(())
             }
+            Phase::Staged(_) if self.is_taking_back() => {
+                self.block_current(now, Reason::Cancelled, "");
+                self.go_on_taking_back(out);
+                Ok(())
+            }
             _ => {
                 // Remembered, or the next check would begin it again.
                 self.block_current(now, Reason::Cancelled, "");
@@ -285,6 +297,16 @@ impl Machine {
                 Ok(())
             }
         }
+    }
+
+    fn not_taking_back(&self) -> Result<(), Refusal> {
+        if !self.is_taking_back() {
+            return Ok(());
+        }
+        Err(refuse(
+            Reason::Busy,
+            "a switch is being taken back; try again when `flipside status` shows no slot to be tried",
+        ))
     }
 
     fn not_degraded(&self) -> Result<(), Refusal> {

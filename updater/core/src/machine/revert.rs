@@ -78,7 +78,15 @@ impl Machine {
     fn stay_alone(&mut self, now: &Now, slot: SlotId) {
         let detail = format!("slot {} holds no system to go back to; staying in slot {slot}", slot.other());
         self.fail(now, &Failure::new(Reason::BootControlError, detail));
-        self.enter(self.journal.phase.clone(), Mood::Degraded(Trouble::Ignored));
+        if !self.facts.as_ref().is_some_and(|facts| facts.slot(slot).is_confirmed()) {
+            return self.enter(self.journal.phase.clone(), Mood::Degraded(Trouble::Ignored));
+        }
+        // A good system that was to be left, and is not: it goes on, and its release is no bad one.
+        if let Some(record) = self.journal.slots.get(slot) {
+            self.journal.blocked.remove(&record.release.manifest_sha256);
+        }
+        self.enter(Phase::Idle, Mood::Plain);
+        self.wake_for_poll(now);
     }
 
     /// The slot that is being left came up again, or the daemon restarted.

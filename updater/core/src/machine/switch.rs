@@ -75,6 +75,19 @@ impl Machine {
         facts.confirmed_booted() == Some(update.target.other()) && facts.slot(update.target) != SlotBoot::Empty
     }
 
+    /// A switch is being taken back, or has to be: nothing else may come before that.
+    pub(super) fn is_taking_back(&self) -> bool {
+        let ordered = self.order.as_ref().is_some_and(|order| matches!(order.what, Ordered::Disarm));
+        matches!(self.journal.phase, Phase::Staged(_)) && (ordered || self.is_still_armed())
+    }
+
+    /// Orders it, unless it is under way.
+    pub(super) fn go_on_taking_back(&mut self, out: &mut Out) {
+        if self.is_free() {
+            self.take_back(out);
+        }
+    }
+
     pub(super) fn take_back(&mut self, out: &mut Out) {
         let Phase::Staged(update) = &self.journal.phase else { return };
         let slot = update.target;

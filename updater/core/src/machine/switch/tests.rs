@@ -72,7 +72,10 @@ fn going_back_that_has_begun_stays_up_when_the_other_slot_is_gone() {
     machine.step(&scene.now, cleared);
     let effects = machine.step(&scene.now, rejected);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Run { .. })), "no restart into nothing: {effects:?}");
-    assert_eq!(machine.state(), StateName::Degraded);
+    // It was good before, and goes on.
+    assert_eq!(machine.state(), StateName::Idle);
+    let running = &scene.journal.slots.get(SlotId::A).as_ref().unwrap().release.manifest_sha256;
+    assert!(!machine.journal.blocked.contains_key(running), "{:?}", machine.journal.blocked);
 }
 
 #[test]
@@ -84,6 +87,9 @@ fn a_switch_is_taken_back_until_the_boot_loader_has_let_go() {
     let failure = || Failure::new(Reason::BootControlError, "read-only");
     machine.step(&scene.now, ended(&scene, &effects, clears, Err(failure())));
     assert_eq!(machine.state(), StateName::Staged, "not over yet");
+    // Whoever asks for something else meanwhile does not end it.
+    let install = Command::Install { source: None, intent: crate::release::Intent::default() };
+    assert_eq!(answer(&machine.step(&scene.now, Event::Command(install))), Err(Reason::Busy));
     let mut now = scene.now;
     now.uptime = machine.wake_at().expect("it tries again by itself");
     let effects = machine.step(&now, Event::Tick);
