@@ -192,6 +192,44 @@ mod tests {
         }
     }
 
+    /// A loader with that state; none: it is damaged.
+    struct State(Option<PerSlot<SlotBoot>>);
+
+    impl Loader for State {
+        fn records(&self) -> Result<PerSlot<SlotBoot>, BootError> {
+            self.0.clone().ok_or_else(|| BootError::Damaged("torn".into()))
+        }
+        fn clear(&mut self, _: SlotId) -> Result<(), BootError> {
+            Ok(())
+        }
+        fn arm(&mut self, _: SlotId, _: u8) -> Result<(), BootError> {
+            Ok(())
+        }
+        fn confirm(&mut self, _: SlotId) -> Result<(), BootError> {
+            Ok(())
+        }
+        fn reject(&mut self, _: SlotId) -> Result<(), BootError> {
+            self.0 = Some(PerSlot { a: SlotBoot::Exhausted { done: 0 }, b: SlotBoot::Confirmed });
+            Ok(())
+        }
+        fn self_test(&mut self) -> Result<(), BootError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_running_slot_is_rejected_only_where_the_other_one_boots() {
+        let rejected = |state| {
+            let control = Control::new(Box::new(State(state)), BootId("one".into()), Some(SlotId::A), 3);
+            control.reject(SlotId::A).map_err(|error| error.kind)
+        };
+        let with = |b| Some(PerSlot { a: SlotBoot::Confirmed, b });
+        assert!(rejected(with(SlotBoot::Confirmed)).is_ok());
+        assert_eq!(rejected(with(SlotBoot::Empty)).unwrap_err(), seams::BootErrorKind::Unsupported);
+        // What is damaged the backend makes anew, the other slot first: the way back must not be barred by that.
+        assert!(rejected(None).is_ok());
+    }
+
     #[test]
     fn a_start_tests_once_in_each_boot_and_again_after_a_failure() {
         let state = tempfile::tempdir().unwrap();
