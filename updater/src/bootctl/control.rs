@@ -197,7 +197,7 @@ mod tests {
 
     impl Loader for State {
         fn records(&self) -> Result<PerSlot<SlotBoot>, BootError> {
-            self.0.clone().ok_or_else(|| BootError::Damaged("torn".into()))
+            self.0.ok_or_else(|| BootError::Damaged("torn".into()))
         }
         fn clear(&mut self, _: SlotId) -> Result<(), BootError> {
             Ok(())
