@@ -54,6 +54,8 @@ pub struct Workshop<'a> {
     channel_key: String,
     /// The newest trust root.
     trust: PathBuf,
+    /// The key that is believed to sign releases.
+    release_key: String,
 }
 
 impl<'a> Workshop<'a> {
@@ -64,8 +66,8 @@ impl<'a> Workshop<'a> {
     pub fn new(site: &'a Site, www: &Path) -> Result<Self> {
         fs::create_dir_all(www)?;
         let trust = site.keys.join("trust.dsse.json");
-        let (approvals, channel_key) = (BTreeMap::new(), RELEASE_KEY.to_owned());
-        Ok(Self { site, www: www.to_owned(), approvals, channel_key, trust })
+        let (approvals, release_key) = (BTreeMap::new(), RELEASE_KEY.to_owned());
+        Ok(Self { site, www: www.to_owned(), approvals, channel_key: release_key.clone(), trust, release_key })
     }
 
     /// The served tree.
@@ -89,6 +91,9 @@ impl<'a> Workshop<'a> {
         // A stranger can write what he likes on a web server he took over; bundle-tool wants that said.
         if key != self.channel_key {
             command.arg("--blindly-replace-channel");
+        }
+        if key == self.release_key {
+            command.arg("--trust").arg(&self.trust);
         }
         let told: Value = serde_json::from_str(&self.run(command.arg("--key").arg(self.key(key)?))?)?;
         let url = told.get("url").and_then(Value::as_str).context("publish tells no url")?;
@@ -142,7 +147,7 @@ impl<'a> Workshop<'a> {
     /// bundle-tool fails; the text holds what it said.
     pub fn rotate_release_key(&mut self, to: &str) -> Result<()> {
         let tool = || Command::new(&self.site.bundle_tool);
-        let (old, new) = (self.public_key(RELEASE_KEY)?, self.new_key(to)?);
+        let (old, new) = (self.public_key(&self.release_key)?, self.new_key(to)?);
         let old = PublicKey::from_pem(&fs::read_to_string(old)?)?.id().to_string();
         let next = self.www.with_file_name("trust-next.dsse.json");
         let mut rotate = tool();
@@ -153,9 +158,12 @@ impl<'a> Workshop<'a> {
         publish.args(["trust", "publish"]).arg(&next).arg("--previous").arg(&self.trust).arg("--root").arg(&self.www);
         self.run(&mut publish)?;
         let channel = self.www.join(format!("channels/{CHANNEL}/channel.dsse.json"));
-        self.run(tool().arg("sign").arg(channel).arg("--key").arg(self.key(to)?))?;
+        let mut sign = tool();
+        sign.arg("sign").arg(channel).args(["--expect", "channel", "--trust"]).arg(&self.trust);
+        self.run(sign.arg("--key").arg(self.key(to)?))?;
         self.trust = next;
         to.clone_into(&mut self.channel_key);
+        to.clone_into(&mut self.release_key);
         Ok(())
     }
 

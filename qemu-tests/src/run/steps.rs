@@ -118,6 +118,10 @@ impl Run<'_> {
     fn power_cut(&mut self, cut: &PowerCut) -> Result<()> {
         for _ in 0..cut.times {
             self.wait_for(&cut.until, Duration::from_secs(cut.within))?;
+            if let Some(slot) = &cut.half_written {
+                // What the guest did not flush is lost with the machine; it may be all of it.
+                self.agent()?.exec(&["sync", &format!("/dev/disk/by-partlabel/root-{slot}")], PATIENCE)?.ok()?;
+            }
             self.here.take_machine()?.power_cut()?;
             self.timeline.note("power cut");
             if let Some(slot) = &cut.half_written {
