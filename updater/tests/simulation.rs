@@ -17,6 +17,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixListener;
 
 use common::folder::{facts, system};
+use common::server::Server;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::Value;
 use sim::{World, until};
@@ -102,6 +103,27 @@ fn a_bundle_comes_by_a_pipe_or_from_where_only_the_caller_sees_it() {
         assert_eq!(wrong.code, USAGE, "{wrong:?}");
         assert!(wrong.err.contains(said), "{wrong:?}");
     }
+}
+
+#[test]
+fn who_waits_for_an_install_outlives_the_daemon() {
+    let mut world = World::new();
+    world.publish(2);
+    world.approve(2, 10_000, "rolling");
+    let server = Server::new(world.tree());
+    // Ten seconds or so.
+    let slow = format!("url = \"{}\"\nmaximum_bytes_per_second = 5000\n", server.url(""));
+    world.config("slow.toml", &format!("[source]\n{slow}"));
+    world.start();
+    let waiting = world.begin(&["install"]);
+    world.wait_for("state", "writing");
+    world.stop();
+    world.start();
+    assert_eq!(world.status()["state"], "writing", "it goes on by itself");
+    let ended = sim::said(&waiting.wait_with_output().unwrap());
+    assert_eq!(ended.code, OK, "{ended:?}");
+    assert_eq!(world.status()["state"], "staged");
+    world.assert_slot_b_holds(2);
 }
 
 #[test]

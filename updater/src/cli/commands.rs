@@ -73,7 +73,8 @@ pub async fn run(args: Args, output: &Output) -> Result<Exit, Failed> {
             change(&place, "Rollback", &[&reason], "Going back to the other slot.", output).await
         }
         Command::Reject { slot, reason } => {
-            change(&place, "Reject", &[&slot, &reason], "Rejected; its release is remembered as bad.", output).await
+            let told = format!("Slot {slot} is being taken from the boot loader; its release is remembered as bad.");
+            change(&place, "Reject", &[&slot, &reason], &told, output).await
         }
         Command::Cancel => {
             change(&place, "Cancel", &[], "Cancelled; `flipside retry` allows the release again.", output).await
@@ -179,7 +180,7 @@ async fn install(
         let picture = client.explain().await?.0;
         output.page(|| status::after_install(&picture), &picture);
     } else {
-        output.done("Installing; `flipside status` tells how far it is.");
+        output.done(&format!("Installing as {}; `flipside status` tells how far it is.", job.as_str()));
     }
     Ok(Exit::Ok)
 }

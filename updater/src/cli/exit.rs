@@ -68,7 +68,7 @@ impl From<ClientError> for Failed {
             ClientError::NoBus(_) | ClientError::NoDaemon(_) => {
                 Self::plain(Exit::NoDaemon, crate::system::chain(&error))
             }
-            ClientError::Answer(_) => Self::plain(Exit::Failed, error.to_string()),
+            ClientError::Answer(_) | ClientError::NoJob => Self::plain(Exit::Failed, error.to_string()),
         }
     }
 }

@@ -9,6 +9,7 @@ use updater_core::status::{Problem, StateName, Status};
 use super::bar::Bar;
 use super::exit::{Exit, Failed, exit_of};
 use crate::dbus::client::{Client, ClientError, JobPath};
+use crate::dbus::job::{OK, end_of};
 
 /// A signal can get lost between two daemons; then the status is asked for after this long.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -159,15 +160,22 @@ pub async fn switch(client: &Client, goal: Goal, before: Option<&Problem>) -> Re
 /// # Errors
 /// The reason it ended with, or no daemon.
 pub async fn job(client: &Client, job: &JobPath, bar: &mut Bar) -> Result<(), Failed> {
-    let mut end = std::pin::pin!(watch(client, bar, PATIENCE, async |_| client.job_end(job).await));
+    let mut end = std::pin::pin!(watch(client, bar, PATIENCE, async |status| match client.job_end(job).await {
+        // The daemon was started again and goes on with what it began; jobs are objects of the one before.
+        Err(ClientError::NoJob) => Ok(end_of(status).map(|end| (end.result, end.detail))),
+        end => end,
+    }));
     let (result, detail) = tokio::select! {
         end = &mut end => end?,
         _ = tokio::signal::ctrl_c() => {
-            client.cancel(job).await?;
+            match client.cancel(job).await {
+                Err(ClientError::NoJob) => client.change("Cancel", &[]).await?,
+                cancelled => cancelled?,
+            }
             end.await?
         }
     };
-    if result == "ok" {
+    if result == OK {
         return Ok(());
     }
     let reason = Reason::ALL.iter().copied().find(|r| r.code() == result).unwrap_or(Reason::Unknown);

@@ -16,7 +16,7 @@ use updater_core::status::{Explanation, Status};
 use zbus::message::{Flags, Type as Kind};
 use zbus::{
     Connection, Fd, MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant, Structure, Type, Variant,
-    connection,
+    connection, fdo,
 };
 
 use super::error::reason_of;
@@ -35,6 +35,9 @@ pub enum ClientError {
     /// There is a bus and the daemon can not be started.
     #[error("the daemon does not answer")]
     NoDaemon(#[source] zbus::Error),
+    /// The daemon answers and knows no such job: it is another one than the one that began it.
+    #[error("the daemon knows no such job")]
+    NoJob,
     /// The daemon said no.
     #[error("{detail}")]
     Refused {
@@ -72,7 +75,9 @@ impl Client {
     /// # Errors
     /// [`ClientError::NoBus`].
     pub async fn connect(builder: connection::Builder<'_>) -> Result<Self, ClientError> {
-        let connection = builder.method_timeout(CALL_TIMEOUT).build().await.map_err(ClientError::NoBus)?;
+        // A bus that accepts and says nothing is none.
+        let connected = timeout(CALL_TIMEOUT, builder.method_timeout(CALL_TIMEOUT).build()).await;
+        let connection = connected.unwrap_or_else(|_| Err(timed_out())).map_err(ClientError::NoBus)?;
         Ok(Self { connection, unattended: false })
     }
 
@@ -308,12 +313,39 @@ fn from_zbus(error: zbus::Error) -> ClientError {
     match &error {
         zbus::Error::MethodError(name, detail, _) => match reason_of(name.as_str()) {
             Some(reason) => ClientError::Refused { reason, detail: detail.clone().unwrap_or_default() },
-            None if name.as_str() == "org.freedesktop.DBus.Error.AccessDenied" => {
-                let detail = detail.clone().unwrap_or_else(|| "the bus policy forbids it".to_owned());
-                ClientError::Refused { reason: Reason::NotAuthorized, detail }
-            }
             None => ClientError::NoDaemon(error),
         },
+        // The library has types of its own for the bus's errors.
+        zbus::Error::FDO(of_the_bus) => match &**of_the_bus {
+            fdo::Error::AccessDenied(detail) => {
+                let detail = if detail.is_empty() { "the bus policy forbids it" } else { detail };
+                ClientError::Refused { reason: Reason::NotAuthorized, detail: detail.to_owned() }
+            }
+            fdo::Error::UnknownObject(_) => ClientError::NoJob,
+            _ => ClientError::NoDaemon(error),
+        },
         _ => ClientError::NoDaemon(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An error as it comes from the bus.
+    fn reply(name: &str, detail: &str) -> zbus::Error {
+        let call = Message::method_call(PATH, "Check").build(&()).unwrap();
+        Message::error(&call.header(), name).build(&(detail,)).unwrap().into()
+    }
+
+    #[test]
+    fn errors_of_the_bus_are_told_from_those_of_the_daemon() {
+        let bus = |name: &str| from_zbus(reply(&format!("org.freedesktop.DBus.Error.{name}"), "said"));
+        let denied = bus("AccessDenied");
+        assert!(matches!(denied, ClientError::Refused { reason: Reason::NotAuthorized, .. }), "{denied:?}");
+        assert!(matches!(bus("UnknownObject"), ClientError::NoJob));
+        assert!(matches!(bus("ServiceUnknown"), ClientError::NoDaemon(_)));
+        let busy = from_zbus(reply("org.flipside.Updater1.Error.Busy", "said"));
+        assert!(matches!(&busy, ClientError::Refused { reason: Reason::Busy, detail } if detail == "said"), "{busy:?}");
     }
 }

@@ -82,7 +82,7 @@ pub(super) async fn wait_for_end(mut status: watch::Receiver<Status>) -> JobEnd 
 }
 
 /// What a picture says about a request to install; none while it goes on.
-fn end_of(status: &Status) -> Option<JobEnd> {
+pub(crate) fn end_of(status: &Status) -> Option<JobEnd> {
     match status.state {
         StateName::Checking | StateName::Approved | StateName::Writing | StateName::Verifying => None,
         StateName::Staged | StateName::Armed | StateName::Trying | StateName::Good => {

@@ -7,7 +7,7 @@ pub mod announce;
 pub mod authorize;
 pub mod client;
 pub mod error;
-mod job;
+pub(crate) mod job;
 pub mod login1;
 pub mod network;
 pub mod service;

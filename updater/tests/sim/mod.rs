@@ -227,10 +227,13 @@ impl World {
         said
     }
 
+    /// Begins a command.
+    pub fn begin(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
     fn said(&self, command: &mut Command) -> Said {
-        let Output { status, stdout, stderr } = command.output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { code: status.code().unwrap_or(-1), out: text(stdout), err: text(stderr) }
+        said(&command.output().unwrap())
     }
 
     /// Starts the daemon and waits until it answers.
@@ -373,6 +376,12 @@ fn end_bus(bus: Option<(Child, String)>) {
         let _ = bus.kill();
         let _ = bus.wait();
     }
+}
+
+/// What an ended command said.
+pub fn said(Output { status, stdout, stderr }: &Output) -> Said {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    Said { code: status.code().unwrap_or(-1), out: text(stdout), err: text(stderr) }
 }
 
 /// Waits for a condition.
