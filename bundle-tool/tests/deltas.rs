@@ -64,6 +64,33 @@ fn deltas_come_from_the_newest_releases_and_each_makes_the_image() {
 }
 
 #[test]
+fn what_stands_under_a_name_stays_for_whoever_named_it() {
+    let shop = history(2);
+    let url = |published: &Value| published["deltas"][0]["urls"][0].as_str().unwrap().to_owned();
+    let other = |level: &str| -> Value {
+        let base =
+            ["publish", "--root", "web", "--channel", "beta", "--key", "keys/release.pem", "--quiet", "--level", level];
+        shop.json(&[&base[..], &["--deltas", "1", "2.bundle"]].concat())
+    };
+    let stable = url(&shop.json(&publish("2.bundle", "1")));
+    let bytes = shop.read(&format!("web/{stable}"));
+    // Another channel names the same pair, made in the same way: one file serves both.
+    shop.ok(&["publish", "1.bundle", "--root", "web", "--channel", "beta", "--key", "keys/release.pem"]);
+    assert_eq!(url(&other("3")), stable);
+    assert_eq!(files(&shop, "web/deltas").len(), 1);
+    // Made differently it is another file.
+    std::fs::remove_dir_all(shop.path("web/channels/beta")).unwrap();
+    shop.ok(&["publish", "1.bundle", "--root", "web", "--channel", "beta", "--key", "keys/release.pem"]);
+    let own = url(&other("1"));
+    assert_ne!(own, stable);
+    assert!(shop.read(&format!("web/{stable}")) == bytes && shop.path(&format!("web/{own}")).exists());
+    // One that was cut short is made again, and named anew.
+    shop.write(&format!("web/{stable}"), &bytes[..bytes.len() / 2]);
+    let again = url(&shop.json(&publish("2.bundle", "1")));
+    assert!(again != stable && shop.read(&format!("web/{again}")) == bytes);
+}
+
+#[test]
 fn a_delta_that_does_not_pay_is_not_published() {
     let shop = history(2);
     shop.write("rootfs.img", &image(3_000_000, 77));

@@ -10,6 +10,7 @@ use std::process::Command;
 use bundle::approval::Approval;
 use bundle::channel::Channel;
 use bundle::dsse::Envelope;
+use bundle::keys::PrivateKey;
 use common::{Workshop, image};
 
 const CHANNEL: &str = "web/channels/stable/channel.dsse.json";
@@ -234,4 +235,43 @@ fn where_two_must_sign_the_channel_goes_on_until_both_have() {
     let recall = ["recall", "--root", "web", "--channel", "stable", "--key", "keys/release.pem", "--release", "1.2.0"];
     shop.refused(&[&recall[..], &["--reason", "x", "--trust", "two.json"]].concat(), "threshold_not_met");
     assert!(!shop.path("web/channels/stable/recall.dsse.json").exists());
+}
+
+/// Puts a document in place that waits for a signature of a key that only its hardware module has.
+fn sign_elsewhere(shop: &Workshop, next: &str, live: &str, key: &str) {
+    shop.write("pae", &shop.run(&["sign", next, "--print-pae"]).stdout);
+    let secret = String::from_utf8(shop.read(&format!("keys/{key}.pem"))).unwrap();
+    let signature = PrivateKey::from_pem(&secret).unwrap().sign(&shop.read("pae"));
+    shop.write("signature", &signature);
+    let public = format!("keys/{key}.pub.pem");
+    shop.ok(&["sign", next, "--attach", "signature", "--public-key", &public]);
+    shop.ok(&["verify", next, "--trust", "trust.dsse.json"]);
+    std::fs::rename(shop.path(next), shop.path(live)).unwrap();
+}
+
+#[test]
+fn who_has_no_key_as_a_file_publishes_approves_and_recalls() {
+    let shop = Workshop::new();
+    let next = |live: &str| live.replace(".dsse.json", ".next.dsse.json");
+    for (bundle, version, counter) in [("a.bundle", "1.1.0", 1), ("b.bundle", "1.2.0", 2)] {
+        shop.release(bundle, version, counter);
+        let publish = ["publish", bundle, "--root", "web", "--channel", "stable", "--trust", "trust.dsse.json"];
+        shop.refused(&publish, "threshold_not_met");
+        sign_elsewhere(&shop, &next(CHANNEL), CHANNEL, "release");
+        assert_eq!(channel(&shop).version, counter);
+    }
+    let base = ["approve", "--root", "web", "--region", "eu-west", "--channel", "stable", "--trust", "trust.dsse.json"];
+    for (version, change) in [(1, ["--release", "1.2.0"]), (2, ["--expires", "3d"])] {
+        shop.refused(&[&base[..], &change].concat(), "threshold_not_met");
+        sign_elsewhere(&shop, &next(APPROVAL), APPROVAL, "eu");
+        let approval = Approval::parse(&payload(&shop, APPROVAL)).unwrap();
+        assert_eq!((approval.version, approval.entries.len()), (version, 1));
+    }
+    let recall = ["recall", "--root", "web", "--channel", "stable", "--trust", "trust.dsse.json", "--release", "1.2.0"];
+    shop.refused(&[&recall[..], &["--reason", "x"]].concat(), "threshold_not_met");
+    let live = "web/channels/stable/recall.dsse.json";
+    sign_elsewhere(&shop, &next(live), live, "release");
+    // Without a trust root nobody would know whom to believe.
+    let usage = shop.run(&["publish", "b.bundle", "--root", "web", "--channel", "stable"]);
+    assert_eq!(usage.status.code(), Some(2));
 }

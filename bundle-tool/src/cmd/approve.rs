@@ -39,8 +39,9 @@ pub struct Args {
     /// The channel
     #[arg(long)]
     channel: String,
-    /// Private key of the region; several times for several
-    #[arg(long, value_name = "KEY.pem", required = true)]
+    /// Private key of the region; several times for several. With --trust it may be left out: the document then waits
+    /// beside the present one for signatures, of a hardware module for instance
+    #[arg(long, value_name = "KEY.pem", required_unless_present = "trust")]
     key: Vec<PathBuf>,
     /// Release to approve or change: version, manifest digest, or the first 8 or more digits of it
     #[arg(long, value_name = "VERSION|DIGEST")]
@@ -78,7 +79,12 @@ pub fn run(args: &Args) -> Result<()> {
     let now = now()?;
     let trust = args.trust.as_deref().map(files::trust).transpose()?;
     let _lock = WebRoot::lock(&path)?;
-    let mut approval = rank::next(&path, args, &keys, now)?;
+    let role = trust.map(|trust| trust.region_keys(&args.region));
+    let believed = match &role {
+        Some(role) => role.clone(),
+        None => publish::believed(None, &keys)?,
+    };
+    let mut approval = rank::next(&path, args, &believed, now)?;
     approval.expires = match &args.expires {
         Some(expires) => text::time(expires, now)?,
         None => now.checked_add(approval.expires.duration_since(approval.issued))?,
@@ -94,7 +100,6 @@ pub fn run(args: &Args) -> Result<()> {
     for key in &keys {
         envelope.sign(key)?;
     }
-    let role = trust.map(|trust| trust.region_keys(&args.region));
     publish::replace(&path, &envelope, &Needed::new(role, args.blindly_replace_approval))?;
     if args.json {
         return output::json(&approval);

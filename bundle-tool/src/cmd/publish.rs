@@ -16,16 +16,16 @@ use bundle::reason::Reason;
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::cmd::delta::{self, Effort, Old};
+use crate::cmd::delta::Effort;
 use crate::cmd::verify::tell_signers;
 use crate::content::{self, Believed};
 use crate::document::Document;
 use crate::progress::Progress;
 use crate::refusal::Refused;
-use crate::release::Release;
 use crate::webroot::{WebRoot, ensure_own};
 use crate::{files, output};
 
+mod deltas;
 mod keep;
 
 const EXAMPLE: &str = "Example:
@@ -34,9 +34,6 @@ const EXAMPLE: &str = "Example:
 Writes ROOT/bundles/<digest>.bundle, with --deltas 3 also ROOT/deltas/<from>-<to>.delta for devices that run one of
 the last three releases, then ROOT/channels/<channel>/channel.dsse.json, each in one step.
 Devices take it only once their region approves it: bundle-tool approve.";
-
-/// Above this share of the bundle, in percent, a delta is not worth its reads of the old image: the bundle streams.
-const MAX_SHARE: u64 = 65;
 
 /// Copy a signed bundle onto a web root and add it to a channel
 #[derive(clap::Args)]
@@ -50,8 +47,9 @@ pub struct Args {
     /// The channel
     #[arg(long)]
     pub channel: String,
-    /// Private release key that signs the channel index; several times for several
-    #[arg(long, value_name = "KEY.pem", required = true)]
+    /// Private release key that signs the channel index; several times for several. With --trust it may be left out: the
+    /// index then waits beside the present one for signatures, of a hardware module for instance
+    #[arg(long, value_name = "KEY.pem", required_unless_present = "trust")]
     pub key: Vec<PathBuf>,
     /// Trust root to hold bundle and channel index against (default: the keys given)
     #[arg(long, value_name = "FILE")]
@@ -144,7 +142,7 @@ pub fn publish(args: &Args) -> Result<Published> {
     // The bundle first: once the index names it, it must be there.
     let size = put(args, &web, digest, (&believed, threshold))?.unwrap_or(size);
     add(&mut channel, &manifest, digest, size)?;
-    let made = deltas(args, &web, &channel, &digest)?;
+    let made = deltas::make(args, &web, &channel, &digest)?;
     if let Some(release) = channel.releases.iter_mut().find(|each| each.release.manifest_sha256 == digest) {
         release.deltas.retain(|each| made.iter().all(|delta| delta.from != each.from));
         release.deltas.extend(made.iter().cloned());
@@ -193,6 +191,9 @@ impl Needed {
     /// Why a document must not be put in place.
     fn lacks(&self, path: &Path, envelope: &Envelope) -> Option<(Reason, String)> {
         match self {
+            Self::These(..) if envelope.signatures.is_empty() => {
+                Some((Reason::ThresholdNotMet, "nobody has signed it yet".to_owned()))
+            }
             Self::These(keys, threshold) => {
                 let error = envelope.verify(&envelope.payload_type, keys, *threshold).err()?;
                 Some((error.reason(), error.to_string()))
@@ -244,7 +245,7 @@ pub fn replace(path: &Path, envelope: &Envelope, needed: &Needed) -> Result<()> 
     }
     files::replace(&next, &bytes)?;
     let why = format!(
-        "devices would refuse it yet, so {path} is as it was: {why}. It is in {shown}; sign it there with the other keys \
+        "devices would refuse it yet, so {path} is as it was: {why}. It is in {shown}; sign it there \
          (bundle-tool sign {shown} --key KEY.pem, or --print-pae and --attach), and rename it when `bundle-tool verify {shown} \
          --trust TRUST` is content: mv {shown} {path}",
         path = path.display(),
@@ -361,44 +362,6 @@ pub fn free(channel: &Channel, version: &semver::Version, counter: u64, digest: 
         "the channel already has another release {version} with counter {counter}; counters rise and are never used twice"
     );
     Err(Refused(Reason::CounterRollback, why).into())
-}
-
-/// Deltas from the releases before, those that do not pay left out.
-fn deltas(args: &Args, web: &WebRoot, channel: &Channel, digest: &Digest) -> Result<Vec<ChannelDelta>> {
-    let full = channel.find(digest).map_or(0, |release| release.size);
-    let counter = channel.find(digest).map_or(0, |release| release.release.counter);
-    let before = channel.releases.iter().filter(|each| each.release.counter < counter).take(args.deltas);
-    let mut made = Vec::new();
-    for release in before {
-        let from = release.release.manifest_sha256;
-        let url = WebRoot::delta_url(&from, digest);
-        let path = web.file(&url);
-        let named = channel.find(digest).and_then(|release| release.deltas.iter().find(|delta| delta.from == from));
-        if let Some(delta) = named.filter(|_| path.exists()) {
-            // Devices may be in the middle of it.
-            made.push(delta.clone());
-            continue;
-        }
-        files::make_folder(path.parent().context("no folder")?).with_context(|| path.display().to_string())?;
-        let old = Release::open(&web.file(&WebRoot::bundle_url(&from)))?;
-        anyhow::ensure!(old.digest == from, "{} is not the bundle its name says", old.path.display());
-        let new = Release::open(&args.bundle)?;
-        let progress = Progress::new(args.quiet || args.json);
-        let old = Old::unpack(&old, &path, &progress)?;
-        let built = delta::make(&old, new, &args.effort.settings(), &path, &progress)?;
-        if built.size.saturating_mul(100) > full.saturating_mul(MAX_SHARE) {
-            eprintln!(
-                "note: no delta from {}: it would have {} % of the bundle",
-                release.release.version,
-                built.size * 100 / full.max(1)
-            );
-            std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
-            continue;
-        }
-        let recipes_sha256 = Some(built.recipes_sha256);
-        made.push(ChannelDelta { from, size: built.size, urls: vec![url], recipes_sha256 });
-    }
-    Ok(made)
 }
 
 /// To the second: nobody needs more, and documents stay short.

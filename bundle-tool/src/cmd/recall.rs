@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use bundle::approval::ReleaseRef;
 use bundle::channel::{CHANNEL_TYPE, Channel};
 use bundle::dsse::Envelope;
-use bundle::keys::{KeySet, PrivateKey};
+use bundle::keys::KeySet;
 use bundle::recall::{RECALL_TYPE, Recall, Recalled};
 use jiff::Timestamp;
 
@@ -31,8 +31,9 @@ pub struct Args {
     /// The channel
     #[arg(long)]
     channel: String,
-    /// Private release key; several times for several
-    #[arg(long, value_name = "KEY.pem", required = true)]
+    /// Private release key; several times for several. With --trust it may be left out: the recall then waits for
+    /// signatures, of a hardware module for instance
+    #[arg(long, value_name = "KEY.pem", required_unless_present = "trust")]
     key: Vec<PathBuf>,
     /// Release to recall: version, manifest digest, or the first 8 or more digits of it
     #[arg(long, value_name = "VERSION|DIGEST")]
@@ -56,8 +57,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let keys = args.key.iter().map(|path| files::private_key(path)).collect::<Result<Vec<_>>>()?;
-    let believed = keys.iter().map(PrivateKey::public).collect::<Result<KeySet, _>>()?;
-    let trust = args.trust.as_deref().map(files::trust).transpose()?;
+    let believed = publish::believed(args.trust.as_deref(), &keys)?;
     let web = WebRoot::new(&args.root);
     let path = web.recall(&args.channel);
     let channel_path = web.channel(&args.channel);
@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> Result<()> {
     for key in &keys {
         envelope.sign(key)?;
     }
-    publish::replace(&path, &envelope, &Needed::new(trust.map(|trust| trust.release_keys()), false))?;
+    publish::replace(&path, &envelope, &Needed::new(args.trust.is_some().then_some(believed), false))?;
     if args.json {
         return output::json(&recall);
     }
@@ -96,10 +96,10 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What stands there, when our own keys signed it.
-fn payload(path: &Path, kind: &str, keys: &KeySet) -> Result<Vec<u8>> {
+/// What stands there, when those keys signed it.
+fn payload(path: &Path, kind: &str, (keys, threshold): &(KeySet, usize)) -> Result<Vec<u8>> {
     let envelope = Envelope::parse(&files::document(path)?).with_context(|| path.display().to_string())?;
-    Ok(envelope.verify(kind, keys, 1).with_context(|| path.display().to_string())?.payload)
+    Ok(envelope.verify(kind, keys, *threshold).with_context(|| path.display().to_string())?.payload)
 }
 
 /// In the index, or among what was recalled before: `publish --keep` may have taken it out of the index since.

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use bundle::approval::{APPROVAL_KIND, APPROVAL_TYPE, Approval};
 use bundle::dsse::Envelope;
-use bundle::keys::{KeySet, PrivateKey};
+use bundle::keys::KeySet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Args;
@@ -24,9 +24,9 @@ const MAX_UNVERIFIED_EPOCH: u64 = 1 << 32;
 const NEW: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// The approval to change, ranked above the one that stands there.
-pub fn next(path: &Path, args: &Args, keys: &[PrivateKey], now: Timestamp) -> Result<Approval> {
+pub fn next(path: &Path, args: &Args, believed: &(KeySet, usize), now: Timestamp) -> Result<Approval> {
     let blind = args.blindly_replace_approval && path.exists();
-    let mut approval = if path.exists() && !blind { load(path, args, keys)? } else { empty(args, now)? };
+    let mut approval = if path.exists() && !blind { load(path, args, believed)? } else { empty(args, now)? };
     let seen = match (blind, args.epoch) {
         (false, _) => Some(approval.rank()),
         (true, None) => Some(unverified(path)?),
@@ -51,10 +51,9 @@ fn rank(seen: Option<(u64, u64)>, wanted: Option<u64>, raise: bool) -> Result<(u
 }
 
 /// What somebody else put there must not be signed again by us.
-fn load(path: &Path, args: &Args, keys: &[PrivateKey]) -> Result<Approval> {
+fn load(path: &Path, args: &Args, (keys, threshold): &(KeySet, usize)) -> Result<Approval> {
     let read = || -> Result<Approval> {
-        let keys = keys.iter().map(PrivateKey::public).collect::<Result<KeySet, _>>()?;
-        let verified = Envelope::parse(&files::document(path)?)?.verify(APPROVAL_TYPE, &keys, 1)?;
+        let verified = Envelope::parse(&files::document(path)?)?.verify(APPROVAL_TYPE, keys, *threshold)?;
         let approval = Approval::parse(&verified.payload)?;
         ensure_own(path, "region", &args.region, &approval.region)?;
         ensure_own(path, "channel", &args.channel, &approval.channel)?;
