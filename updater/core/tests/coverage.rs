@@ -146,6 +146,21 @@ fn histories() -> Vec<World> {
     until(&mut world, Staged);
     keep(world);
 
+    // Cancelled, and power is lost before the boot loader has let go.
+    let mut world = at(Armed);
+    while !world.loader.slots.get(SlotId::B).boot.is_choosable() {
+        world.go();
+    }
+    act(
+        &mut world,
+        &[Action::BootBroken(true), Action::Operator(Op::Cancel), Action::Go(4), Action::BootBroken(false)],
+    );
+    assert_eq!(world.machine.state(), Staged);
+    act(&mut world, &[Action::PowerCut { landed: false, journal: Fate::Kept }]);
+    assert_eq!((world.booted, world.machine.state()), (SlotId::B, Reverting));
+    until(&mut world, RolledBack);
+    keep(world);
+
     all.extend(restarts());
     all.extend(stuck());
     all.extend(operator_goes_back());

@@ -40,6 +40,7 @@ fn headline(status: &Status) -> String {
         StateName::Approved => format!("{version} is approved; the download starts."),
         StateName::Writing => format!("Writing {version} to {target}. The running system is not touched."),
         StateName::Verifying => format!("Reading {version} back from {target} to prove it."),
+        StateName::Staged if is_let_go(status) => format!("The switch to {version} in {target} is being taken back."),
         StateName::Staged => format!("{version} is written to {target} and proven; not switched to yet."),
         StateName::Armed => format!("{version} boots next, from {target}."),
         StateName::Trying => format!("{version} is running for the first time and proves itself."),
@@ -176,6 +177,9 @@ fn next(status: &Status, reader: &Reader) -> String {
         StateName::Checking => "see what the region approves".to_owned(),
         StateName::Offered | StateName::Approved => format!("download it into {target}"),
         StateName::Writing | StateName::Verifying => progress_line(status).unwrap_or_else(|| format!("fill {target}")),
+        StateName::Staged if is_let_go(status) => {
+            format!("take {target} from the boot loader; nothing else before that")
+        }
         StateName::Staged => format!("switch to {target} and restart"),
         StateName::Armed => format!("restart into {target}"),
         StateName::Trying => match status.trial_seconds_left {
@@ -185,6 +189,12 @@ fn next(status: &Status, reader: &Reader) -> String {
         StateName::Reverting => "restart into the system before".to_owned(),
         StateName::Degraded => "a person is needed; see below and `flipside explain`".to_owned(),
     }
+}
+
+/// Staged, and the boot loader would still try it: a switch that is being taken back.
+fn is_let_go(status: &Status) -> bool {
+    let boot = status.target.map(|slot| status.slots.get(slot).boot);
+    matches!(boot, Some(SlotBoot::Trying { left: 1.., .. }))
 }
 
 /// `62 %, 250.0 MB of 403.2 MB (12.1 MB not fetched), 10.4 MB/s, 15 s left`
@@ -286,6 +296,17 @@ mod tests {
             changes by itself 2026-11-22 02:00 (in 14 h 00 min)
 "
         );
+    }
+
+    #[test]
+    fn a_switch_that_is_taken_back_is_not_called_staged() {
+        let mut s = status();
+        s.state = StateName::Staged;
+        (s.target, s.slots.b.boot) = (Some(SlotId::B), SlotBoot::Trying { left: 3, done: 0 });
+        s.release = Some(release("2.4.1", 57));
+        let text = render(&s, &reader());
+        assert!(text.starts_with("The switch to 2.4.1 in slot b is being taken back."), "{text}");
+        assert!(text.contains("Next      take slot b from the boot loader"), "{text}");
     }
 
     #[test]

@@ -73,6 +73,7 @@ pub fn decode(bytes: &[u8]) -> Decoded {
         floor: reader.field("floor"),
         blocked: reader.map("blocked"),
         recalls: reader.field("recalls"),
+        letting_go: reader.field("letting_go"),
         changes: reader.field("changes"),
         retry: reader.field("retry"),
         history: reader.list("history"),

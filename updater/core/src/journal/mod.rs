@@ -37,6 +37,9 @@ pub struct Journal {
     pub blocked: BTreeMap<Digest, Blocked>,
     /// Releases that the release keys took back, as far as this device could come to run them.
     pub recalls: Recalls,
+    /// A slot that the boot loader must not choose any more, until it shows that it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub letting_go: Option<LettingGo>,
     /// State changes per release, for the loop breaker.
     pub changes: BTreeMap<Digest, u32>,
     /// Failures in a row and when to try again.
@@ -66,6 +69,7 @@ impl Default for Journal {
             floor: Floor::default(),
             blocked: BTreeMap::new(),
             recalls: Recalls::default(),
+            letting_go: None,
             changes: BTreeMap::new(),
             retry: Retry::default(),
             history: Vec::new(),
@@ -217,6 +221,16 @@ pub struct ApprovalFloor {
     /// Key ids that could approve then.
     #[serde(default)]
     pub keys: Vec<String>,
+}
+
+/// A slot to be taken from the boot loader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LettingGo {
+    /// Which.
+    pub slot: SlotId,
+    /// What it held, where known: an older updater may fill the slot and leave this here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Digest>,
 }
 
 /// A release not to be tried again.

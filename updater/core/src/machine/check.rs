@@ -20,9 +20,6 @@ use crate::status::Finding;
 const FRESH: Duration = Duration::from_secs(60);
 impl Machine {
     pub(super) fn tick_idle(&mut self, now: &Now, due: bool, out: &mut Out) {
-        if due && self.drop_unwanted(out) {
-            return;
-        }
         if due && self.policy().mode != Mode::Off {
             // A refusal shows in the status; nobody waits for an answer.
             let _ = self.begin_check(now, Search::default(), out);
@@ -251,7 +248,7 @@ impl Machine {
     /// Not while bytes move or the boot loader is switched.
     fn may_be_pushed_aside(&self) -> bool {
         self.order.is_none()
-            && !self.is_still_armed()
+            && self.letting_go().is_none()
             && matches!(
                 self.journal.phase,
                 Phase::Offered(_) | Phase::Approved(_) | Phase::Writing(_) | Phase::Staged(_)
@@ -274,7 +271,6 @@ impl Machine {
                 | Reason::Recalled
         );
         match (&self.journal.phase, point) {
-            (Phase::Staged(_), _) if self.is_still_armed() => self.take_back(out),
             (Phase::Offered(_) | Phase::Approved(_) | Phase::Writing(_) | Phase::Staged(_), _)
                 if refused && !in_force =>
             {
@@ -283,10 +279,7 @@ impl Machine {
             (Phase::Offered(_) | Phase::Approved(_), _) if refused => self.enter(Phase::Idle, Mood::Plain),
             // What is in the slot stays there and is not fetched again if the answer changes.
             (Phase::Writing(_), _) if refused => self.abandon(now, reason, "the gate closed", out),
-            (Phase::Staged(_), _) if refused && over && in_force => {
-                self.enter(Phase::Idle, Mood::Plain);
-                self.drop_unwanted(out);
-            }
+            (Phase::Staged(_), _) if refused && over && in_force => self.enter(Phase::Idle, Mood::Plain),
             (Phase::Armed { .. }, _) if refused || !is_local(reason) => self.disarm(out),
             _ => {}
         }

@@ -3,8 +3,8 @@
 use bundle::digest::Digest;
 use bundle::reason::Reason;
 
-use super::{Machine, Mood, Occasion, Ordered, Out, Search, Trouble, refuse};
-use crate::effect::{Effect, Refusal, Work};
+use super::{Machine, Mood, Occasion, Out, Search, Trouble, refuse};
+use crate::effect::{Effect, Refusal};
 use crate::event::Command;
 use crate::gate::Point;
 use crate::history::OutcomeKind;
@@ -40,8 +40,8 @@ impl Machine {
         if matches!(self.mood, Mood::Checking(_)) {
             return Ok(());
         }
-        if self.is_taking_back() {
-            self.go_on_taking_back(out);
+        if self.letting_go().is_some() {
+            self.let_go_now();
             return Ok(());
         }
         match self.journal.phase {
@@ -206,6 +206,9 @@ impl Machine {
             // Whatever its boot record said before: clearing it may be under way.
             return Err(refuse(Reason::Busy, format!("slot {other} is being written: there is nothing to go back to")));
         }
+        if self.journal.letting_go.as_ref().is_some_and(|letting_go| letting_go.slot == other) {
+            return Err(refuse(Reason::NoUpdate, format!("slot {other} was rejected: there is nothing to go back to")));
+        }
         if !facts.slot(other).is_confirmed() {
             return Err(refuse(Reason::NoUpdate, format!("slot {other} holds no confirmed system to go back to")));
         }
@@ -239,13 +242,17 @@ impl Machine {
             Phase::Staged(_) | Phase::Armed { .. } => return self.command_cancel(now, out),
             Phase::Idle | Phase::Offered(_) | Phase::RolledBack { .. } => {}
         }
+        if self.letting_go() == Some(slot) {
+            self.let_go_now();
+            return Ok(());
+        }
         if self.order.is_some() {
             return Err(refuse(Reason::Busy, "a check is under way"));
         }
         if let Some(record) = self.journal.slots.get(slot).clone() {
             self.block(now, &record.release, Reason::Cancelled, words);
         }
-        self.run(Ordered::RejectOther, Work::Reject { slot }, out);
+        self.let_go(slot, out);
         Ok(())
     }
 
@@ -284,9 +291,13 @@ impl Machine {
                 self.disarm(out);
                 Ok(())
             }
-            Phase::Staged(_) if self.is_taking_back() => {
-                self.block_current(now, Reason::Cancelled, "");
-                self.go_on_taking_back(out);
+            Phase::Staged(update) if self.letting_go().is_some() => {
+                let (target, manifest) = (update.target, update.release.manifest_sha256);
+                if !self.journal.blocked.contains_key(&manifest) {
+                    self.block_current(now, Reason::Cancelled, "");
+                    self.record(now, OutcomeKind::Failed, Some(target), Some((Reason::Cancelled, "")));
+                }
+                self.let_go_now();
                 Ok(())
             }
             _ => {
@@ -300,12 +311,10 @@ impl Machine {
     }
 
     fn not_taking_back(&self) -> Result<(), Refusal> {
-        if !self.is_taking_back() {
-            return Ok(());
-        }
+        let Some(slot) = self.letting_go() else { return Ok(()) };
         Err(refuse(
             Reason::Busy,
-            "a switch is being taken back; try again when `flipside status` shows no slot to be tried",
+            format!("slot {slot} is being taken from the boot loader; `flipside status` shows when it is"),
         ))
     }
 

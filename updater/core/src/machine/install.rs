@@ -37,6 +37,10 @@ impl Machine {
         if matches!(self.mood, Mood::Degraded(_)) {
             return self.sight_regained(now, result, out);
         }
+        if matches!(self.journal.phase, Phase::Reverting(_)) {
+            // Whether it could be read or not.
+            return self.reject(now, out);
+        }
         let Phase::Approved(update) = &self.journal.phase else { return };
         let update = update.clone();
         match result {
@@ -188,31 +192,6 @@ impl Machine {
         self.enter(Phase::Writing(update.clone()), Mood::Plain);
         self.stumbles = stumbles;
         self.run(Ordered::Clear, Work::Clear { slot: update.target, to_write: true }, out);
-    }
-
-    /// Result of clearing or rejecting that nothing waits for.
-    pub(super) fn side_work_done(&mut self, now: &Now, result: Result<Finished, Failure>, out: &mut Out) {
-        if let Err(failure) = result {
-            self.fail(now, &failure);
-        }
-        if self.is_still_armed() || self.unwanted().is_some() {
-            // Not over before the boot loader has let go.
-            self.stumbles = self.stumbles.saturating_add(1);
-            let delay = self.short_backoff(now);
-            return self.wake_in(now, delay);
-        }
-        let Phase::Staged(update) = &self.journal.phase else { return };
-        if self.journal.blocked.contains_key(&update.release.manifest_sha256) {
-            // Cancelled while armed.
-            self.enter(Phase::Idle, Mood::Plain);
-            self.wake_for_poll(now);
-        } else if self.waiting.is_none() {
-            // Taking back an arming had been interrupted.
-            self.look_around(Point::Activate, Occasion::Start, out);
-        } else if self.wake.is_none() {
-            // Taken back because of the gate; its answer may change.
-            self.wake_for_poll(now);
-        }
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Each state's behaviour is a file: `check` (Idle, Checking, Offered), `install` (Approved to Staged), `switch`
 //! (Armed), `trial` (Trying, Good), `revert` (Reverting, RolledBack, Degraded). `command` is what operators may do,
-//! `recall` what happens to a running release that its vendor took back, `reconcile` what a start means, `waiting` what
+//! `let_go` what becomes of a slot that must not be booted, `recall` what happens to a running release that its vendor took back, `reconcile` what a start means, `waiting` what
 //! costs nobody anything in between, `view` what is shown.
 
 use std::collections::BTreeMap;
@@ -30,6 +30,7 @@ mod backoff;
 mod check;
 mod command;
 mod install;
+mod let_go;
 mod memory;
 mod recall;
 pub mod reconcile;
@@ -78,6 +79,8 @@ pub struct Machine {
     next_ticket: u64,
     /// Uptime at which to look again.
     wake: Option<Duration>,
+    /// The boot loader could not be made to let go of a slot; when to try again.
+    pause: Option<let_go::Pause>,
     /// The last answers to the gate's questions, and when their documents were fetched (uptime); none: they are the
     /// stored copy.
     answers: Option<(Box<Answers>, Option<Duration>)>,
@@ -145,15 +148,13 @@ enum Ordered {
     Ask(Option<Point>, Asked),
     Manifest,
     Clear,
-    /// Clear to take back an arming; nothing follows.
-    Disarm,
     Install,
     Verify,
     Arm,
     Confirm,
     Reject,
-    /// Reject the other slot on an operator's word; nothing follows.
-    RejectOther,
+    /// Make the boot loader forget the other slot.
+    LetGo,
     Health,
     /// What works over the network before the reboot.
     Network,
@@ -216,6 +217,7 @@ impl Machine {
             order: None,
             next_ticket: 0,
             wake: None,
+            pause: None,
             answers: None,
             trial: TrialRun::default(),
             stumbles: 0,
@@ -228,6 +230,7 @@ impl Machine {
         let mut out = Vec::new();
         let before = machine.journal.clone();
         machine.resume(now, facts, &mut out);
+        machine.see_to_letting_go(now, &mut out);
         // Reports the spool had not confirmed when the last process ended.
         out.extend(before.outbox.iter().cloned().map(|report| Effect::Report(Box::new(report))));
         let effects = machine.finish(before, out);
@@ -255,6 +258,7 @@ impl Machine {
             Event::PersistFailed { vital: false, .. } => self.unsaved = true,
             Event::Reported { .. } => {}
         }
+        self.see_to_letting_go(now, &mut out);
         self.finish(before, out)
     }
 
@@ -268,7 +272,10 @@ impl Machine {
         self.unsaved = false;
         let new = |report: &&crate::history::Report| report.sequence >= before.next_report;
         out.extend(self.journal.outbox.iter().filter(new).cloned().map(|report| Effect::Report(Box::new(report))));
-        let vital = !matches!(self.journal.phase, Phase::Trying(_) | Phase::Reverting(_)) && self.mood != Mood::Good;
+        // Without them a system is still proven or left, and a switch taken back: never the less safe way.
+        let taken_back = matches!(self.journal.phase, Phase::Staged(_)) && self.letting_go().is_some();
+        let running = matches!(self.journal.phase, Phase::Trying(_) | Phase::Reverting(_)) || self.mood == Mood::Good;
+        let vital = !running && !taken_back;
         out.insert(0, Effect::Persist { journal: Box::new(self.journal.clone()), vital });
         self.before = before;
         out
@@ -297,15 +304,16 @@ impl Machine {
             _ if busy => {}
             Mood::Checking(_) => {}
             Mood::Degraded(trouble) => self.tick_degraded(now, *trouble, due, out),
+            // Comes first, at the end of this step.
+            Mood::Plain | Mood::Good if self.letting_go().is_some() => {}
             Mood::Plain | Mood::Good => match &self.journal.phase {
                 Phase::Idle | Phase::RolledBack { .. } => self.tick_idle(now, due, out),
                 Phase::Offered(_) => self.look_around(Point::Download, Occasion::Wait, out),
                 Phase::Approved(_) | Phase::Writing(_) | Phase::Verifying(_) => self.tick_install(due, out),
-                Phase::Staged(_) if self.is_still_armed() => self.take_back(out),
                 Phase::Staged(_) => self.look_around(Point::Activate, Occasion::Wait, out),
                 Phase::Armed { .. } => self.tick_armed(due, out),
                 Phase::Trying(_) => self.tick_trial(now, due, out),
-                Phase::Reverting(_) => self.tick_reverting(now, due, out),
+                Phase::Reverting(_) => self.tick_reverting(due, out),
             },
         }
     }
@@ -329,7 +337,7 @@ impl Machine {
             Ordered::Health => self.health_seen(now, result, out),
             Ordered::Network => self.network_seen(result, out),
             Ordered::Reboot => self.rebooting(now, result),
-            Ordered::Disarm | Ordered::RejectOther => self.side_work_done(now, result, out),
+            Ordered::LetGo => self.has_let_go(now, result, out),
         }
     }
 
@@ -402,8 +410,8 @@ impl Machine {
 
     /// Uptime at which the machine wants a `Tick`.
     #[must_use]
-    pub const fn wake_at(&self) -> Option<Duration> {
-        self.wake
+    pub fn wake_at(&self) -> Option<Duration> {
+        [self.wake, self.lets_go_at()].into_iter().flatten().min()
     }
 
     /// State changes since the last call, in order.

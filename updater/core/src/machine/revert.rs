@@ -9,16 +9,19 @@ use bundle::reason::Reason;
 use super::{MAX_REJECTS, Machine, Mood, Occasion, Ordered, Out, TrialRun, Trouble};
 use crate::effect::{Effect, EvidenceRequest, Work};
 use crate::event::{Failure, Finished};
-use crate::facts::{BootFacts, SlotBoot};
+use crate::facts::BootFacts;
 use crate::gate::Point;
 use crate::history::OutcomeKind;
-use crate::journal::{Phase, Reversal};
+use crate::journal::{Phase, Reversal, Trial};
 use crate::now::Now;
 use crate::release::Update;
 use crate::slot::SlotId;
 
 /// Tries at rejecting before the reboot is left to the boot loader's own counting.
 const REJECT_TRIES: u32 = 5;
+
+/// How soon to look again at a system that was to be left and has nothing to fall back to.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Tries a boot loader may have been given. By whom, with what configuration, is not known to a system in the dark.
 const MOST_TRIES: u8 = 7;
@@ -33,7 +36,7 @@ impl Machine {
             self.drop_order(out);
             self.fail(now, &Failure::new(reason, detail));
             self.enter(self.journal.phase.clone(), Mood::Degraded(Trouble::NoFallback));
-            return self.wake_in(now, Duration::from_secs(60));
+            return self.wake_in(now, LOOK_AGAIN);
         }
         self.revert(now, slot, update, reason, detail, out);
     }
@@ -58,6 +61,8 @@ impl Machine {
             self.block(now, release, reason, detail);
         }
         let reversal = Reversal { slot, update, reason, detail: detail.to_owned(), boot, attempts: 0 };
+        // From here on this is what says so.
+        self.journal.letting_go = None;
         self.enter(Phase::Reverting(reversal), Mood::Plain);
         let health = self.trial.last.take();
         self.trial = TrialRun::default();
@@ -65,21 +70,29 @@ impl Machine {
         self.reject(now, out);
     }
 
-    fn reject(&mut self, now: &Now, out: &mut Out) {
+    pub(super) fn reject(&mut self, now: &Now, out: &mut Out) {
         let Phase::Reverting(reversal) = &self.journal.phase else { return };
         let slot = reversal.slot;
         if self.facts.as_ref().is_some_and(|facts| !facts.slot(slot.other()).is_choosable()) {
-            return self.stay_alone(now, slot);
+            return self.stay_alone(now);
         }
         self.run(Ordered::Reject, Work::Reject { slot }, out);
     }
 
     /// What there was to go back to was taken away meanwhile: a restart would end where nothing boots.
-    fn stay_alone(&mut self, now: &Now, slot: SlotId) {
+    fn stay_alone(&mut self, now: &Now) {
+        let (Phase::Reverting(reversal), Some(facts)) = (&self.journal.phase, &self.facts) else { return };
+        let (slot, update, boot) = (reversal.slot, reversal.update.clone(), facts.boot_id.clone());
+        let confirmed = facts.slot(slot).is_confirmed();
         let detail = format!("slot {} holds no system to go back to; staying in slot {slot}", slot.other());
+        self.record(now, OutcomeKind::Failed, Some(slot), Some((Reason::BootControlError, &detail)));
         self.fail(now, &Failure::new(Reason::BootControlError, detail));
-        if !self.facts.as_ref().is_some_and(|facts| facts.slot(slot).is_confirmed()) {
-            return self.enter(self.journal.phase.clone(), Mood::Degraded(Trouble::Ignored));
+        if !confirmed {
+            // As a trial that failed with nothing to fall back to: it may get well.
+            let since_ms = u64::try_from(now.uptime.as_millis()).unwrap_or(u64::MAX);
+            let trial = Trial { slot, update, boot, since_ms };
+            self.enter(Phase::Trying(trial), Mood::Degraded(Trouble::NoFallback));
+            return self.wake_in(now, LOOK_AGAIN);
         }
         // A good system that was to be left, and is not: it goes on, and its release is no bad one.
         if let Some(record) = self.journal.slots.get(slot) {
@@ -104,7 +117,7 @@ impl Machine {
         let slot = reversal.slot;
         let alone = self.facts.as_ref().is_some_and(|facts| !facts.slot(slot.other()).is_choosable());
         let failure = match result {
-            _ if alone => return self.stay_alone(now, slot),
+            _ if alone => return self.stay_alone(now),
             Ok(Finished::Facts(facts)) if is_left(&facts, slot) => {
                 // Counted only now: a boot in which power was lost first says nothing about the boot loader.
                 reversal.attempts = reversal.attempts.saturating_add(1);
@@ -127,21 +140,26 @@ impl Machine {
             // Every boot of an unconfirmed slot costs it a try, so the boot loader leaves it without our help.
             self.run(Ordered::Reboot, Work::Reboot, out);
         } else {
-            self.stay_up(now);
+            self.stay_up(now, &failure);
         }
     }
 
-    /// The boot loader does not listen.
-    pub(super) fn stay_up(&mut self, now: &Now) {
+    /// The boot loader keeps booting what was rejected.
+    pub(super) fn boot_loader_does_not_listen(&mut self, now: &Now) {
         let detail = format!("the boot loader keeps booting a slot that was rejected {MAX_REJECTS} times");
-        self.fail(now, &Failure::new(Reason::BootControlError, detail));
+        self.stay_up(now, &Failure::new(Reason::BootControlError, detail));
+    }
+
+    fn stay_up(&mut self, now: &Now, failure: &Failure) {
+        self.record(now, OutcomeKind::Failed, self.booted(), Some((failure.reason, &failure.detail)));
+        self.fail(now, failure);
         self.enter(self.journal.phase.clone(), Mood::Degraded(Trouble::Ignored));
     }
 
-    pub(super) fn tick_reverting(&mut self, now: &Now, due: bool, out: &mut Out) {
+    pub(super) fn tick_reverting(&mut self, due: bool, out: &mut Out) {
         if self.order.is_none() && (due || self.wake.is_none()) {
-            // After a reboot that did not come as well: rejecting twice changes nothing.
-            self.reject(now, out);
+            // What failed may have worked. After a reboot that did not come as well: rejecting twice changes nothing.
+            self.run(Ordered::Facts, Work::ReadFacts, out);
         }
     }
 
@@ -179,7 +197,7 @@ impl Machine {
             // Somebody chose the old slot by hand, or power was lost at the right instant: make sure that the failed one
             // does not come back at the next boot.
             Some(facts) if facts.confirmed_booted().is_some() && facts.slot(slot).is_choosable() => {
-                self.run(Ordered::RejectOther, Work::Reject { slot }, out);
+                self.let_go(slot, out);
             }
             Some(facts) if facts.confirmed_booted().is_none() => self.follow_facts(now, out),
             _ => {}
@@ -200,7 +218,6 @@ impl Machine {
             _ => {
                 self.enter(Phase::Idle, Mood::Plain);
                 self.wake_for_poll(now);
-                self.drop_unwanted(out);
             }
         }
     }
@@ -269,8 +286,14 @@ impl Machine {
             self.passed.push(super::Passage { from, to: self.state() });
         }
         self.wake = None;
+        if self.came_up_unwanted(now, out) {
+            return;
+        }
+        self.note_owed();
         match resume {
             Resume::Unknown => {}
+            // Comes first, at the end of this step.
+            Resume::AskAgain | Resume::VerifyAgain if self.letting_go().is_some() => self.fresh = false,
             Resume::Facts => self.follow_facts(now, out),
             Resume::AskAgain => self.ask_again(now, out),
             // A daemon that starts is no reason to ask a server sooner than it said.
@@ -283,12 +306,9 @@ impl Machine {
             Resume::WasConfirmed => self.good(now, out),
             Resume::FellBack(reason) => self.rolled_back(now, reason, lost, out),
             Resume::RejectAgain => self.reject_again(now, out),
-            Resume::StayUp => self.stay_up(now),
+            Resume::StayUp => self.boot_loader_does_not_listen(now),
             Resume::LeaveAlone => self.leave_alone(now),
-            Resume::StayRolledBack => {
-                self.wake_for_poll(now);
-                self.drop_unwanted(out);
-            }
+            Resume::StayRolledBack => self.wake_for_poll(now),
         }
     }
 
@@ -311,16 +331,9 @@ impl Machine {
     /// Staged, or Armed without the boot loader knowing: the slot is whole, but is read back before it is used.
     fn verify_again(&mut self, out: &mut Out) {
         let Some(update) = self.journal.phase.update().cloned() else { return };
-        let target = update.target;
         self.fresh = false;
         self.enter(Phase::Staged(update), Mood::Plain);
-        let armed = self.facts.as_ref().is_some_and(|facts| facts.slot(target) != SlotBoot::Empty);
-        if armed {
-            // Taking back an arming was interrupted.
-            self.run(Ordered::Disarm, Work::Clear { slot: target, to_write: false }, out);
-        } else {
-            self.look_around(Point::Activate, Occasion::Start, out);
-        }
+        self.look_around(Point::Activate, Occasion::Start, out);
     }
 
     fn leave_alone(&mut self, now: &Now) {

@@ -11,7 +11,6 @@ use crate::facts::SlotBoot;
 use crate::gate::Point;
 use crate::journal::Phase;
 use crate::now::Now;
-use crate::slot::SlotId;
 
 /// Tries at switching the boot loader before the update is taken back to Staged.
 const ARM_TRIES: u32 = 5;
@@ -66,49 +65,7 @@ impl Machine {
         self.enter(Phase::Staged(update), Mood::Plain);
         self.waiting = waiting;
         self.wake = wake;
-        self.run(Ordered::Disarm, Work::Clear { slot: target, to_write: false }, out);
-    }
-
-    /// The switch was to be taken back, and the boot loader would still make it.
-    pub(super) fn is_still_armed(&self) -> bool {
-        let (Phase::Staged(update), Some(facts)) = (&self.journal.phase, &self.facts) else { return false };
-        facts.confirmed_booted() == Some(update.target.other()) && facts.slot(update.target) != SlotBoot::Empty
-    }
-
-    /// A switch is being taken back, or has to be: nothing else may come before that.
-    pub(super) fn is_taking_back(&self) -> bool {
-        let ordered = self.order.as_ref().is_some_and(|order| matches!(order.what, Ordered::Disarm));
-        matches!(self.journal.phase, Phase::Staged(_)) && (ordered || self.is_still_armed())
-    }
-
-    /// Orders it, unless it is under way.
-    pub(super) fn go_on_taking_back(&mut self, out: &mut Out) {
-        if self.is_free() {
-            self.take_back(out);
-        }
-    }
-
-    pub(super) fn take_back(&mut self, out: &mut Out) {
-        let Phase::Staged(update) = &self.journal.phase else { return };
-        let slot = update.target;
-        self.run(Ordered::Disarm, Work::Clear { slot, to_write: false }, out);
-    }
-
-    /// The slot beside the running one, when the boot loader would try it and what it holds was cancelled, recalled, or
-    /// fell back: a command to reject it may have failed, or been lost with the power.
-    pub(super) fn unwanted(&self) -> Option<SlotId> {
-        let facts = self.facts.as_ref()?;
-        let other = facts.confirmed_booted()?.other();
-        let manifest = &self.journal.slots.get(other).as_ref()?.release.manifest_sha256;
-        let refused = self.journal.blocked.contains_key(manifest) || self.recall_of(manifest).is_some();
-        (refused && matches!(facts.slot(other), SlotBoot::Trying { left: 1.., .. })).then_some(other)
-    }
-
-    /// Lets the boot loader forget what nobody wants. False: there is nothing of the kind.
-    pub(super) fn drop_unwanted(&mut self, out: &mut Out) -> bool {
-        let Some(slot) = self.unwanted().filter(|_| self.order.is_none()) else { return false };
-        self.run(Ordered::RejectOther, Work::Reject { slot }, out);
-        true
+        self.let_go(target, out);
     }
 
     /// The gate let the reboot in.
@@ -163,6 +120,3 @@ impl Machine {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

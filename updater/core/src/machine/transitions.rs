@@ -64,6 +64,7 @@ pub const TRANSITIONS: &[Transition] = &[
     t(Staged, Trying, "booted by hand"),
     t(RolledBack, Trying, "the running system is not confirmed"),
     t(Idle, RolledBack, "the boot loader left a newer updater, whose state can not be read"),
+    t(Staged, Reverting, "booted although it had been cancelled or taken back"),
     t(Armed, Idle, "journal and boot loader contradict each other"),
     t(Trying, Idle, "journal and boot loader contradict each other"),
     t(Reverting, Idle, "journal and boot loader contradict each other"),

@@ -59,6 +59,9 @@ impl Machine {
 
     /// Why it is not going on. That what runs was taken back matters more than that there is nothing newer.
     fn shown_waiting(&self, now: &Now) -> Option<Problem> {
+        if let Some((reason, detail)) = self.letting_go_notice() {
+            return Some(Problem { reason, detail, at: Some(now.wall), until: None });
+        }
         let quiet = self.waiting.as_ref().is_none_or(|waiting| waiting.reason == Reason::NoUpdate);
         let notice = self.recall_notice(now).filter(|_| quiet);
         notice
@@ -84,7 +87,7 @@ impl Machine {
     /// goes on from the journal.
     #[must_use]
     pub fn is_idle(&self, now: &Now) -> bool {
-        let soon = self.wake.is_some_and(|wake| wake < now.uptime.saturating_add(WORTH_STAYING));
+        let soon = self.wake_at().is_some_and(|wake| wake < now.uptime.saturating_add(WORTH_STAYING));
         let tied = matches!(self.journal.phase, Phase::Trying(_) | Phase::Reverting(_));
         self.order.is_none() && !soon && !tied && !self.opens_soon(now)
     }
@@ -174,12 +177,13 @@ const fn operation(what: Ordered) -> &'static str {
         Ordered::Ask(_, Asked::Around(_)) => "looking around",
         Ordered::Ask(..) => "asking for approval",
         Ordered::Manifest => "reading the manifest",
-        Ordered::Clear | Ordered::Disarm => "clearing the boot record",
+        Ordered::Clear => "clearing the boot record",
         Ordered::Install => "writing",
         Ordered::Verify => "reading back",
         Ordered::Arm => "switching the boot loader",
         Ordered::Confirm => "confirming",
-        Ordered::Reject | Ordered::RejectOther => "rejecting",
+        Ordered::Reject => "rejecting",
+        Ordered::LetGo => "taking a slot from the boot loader",
         Ordered::Health => "checking health",
         Ordered::Network => "checking the network",
         Ordered::Reboot => "rebooting",

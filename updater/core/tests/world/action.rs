@@ -21,6 +21,8 @@ pub enum Action {
     BootMenu(bool),
     /// The daemon is killed and started again.
     Restart,
+    /// The same in the middle of work on the boot loader, which makes it all the same.
+    RestartLanded,
     /// An operator asks for something.
     Operator(Op),
     /// The wall clock is set, right or wrong.
@@ -39,6 +41,8 @@ pub enum Action {
     Mode(u8),
     /// The data partition stops taking writes, or takes them again.
     DiskBroken(bool),
+    /// The boot loader's state can not be written, or can be again.
+    BootBroken(bool),
     /// Nothing happens for a while.
     Sleep { minutes: u16 },
 }
@@ -49,6 +53,8 @@ pub enum Fault {
     Network,
     Local,
     Content,
+    /// It took effect, and says that it did not: the last sync failed.
+    After,
     /// It never ends by itself; meant for a health check, everything else has time-outs of its own.
     Hang,
 }
@@ -115,11 +121,12 @@ pub enum Weather {
 pub fn arbitrary() -> impl Strategy<Value = Action> {
     prop_oneof![
         30 => (1u8..12).prop_map(Action::Go),
-        4 => prop_oneof![Just(Fault::Network), Just(Fault::Local), Just(Fault::Content), Just(Fault::Hang)].prop_map(Action::Fail),
+        5 => fault().prop_map(Action::Fail),
         5 => (any::<bool>(), prop_oneof![12 => Just(Fate::Kept), 1 => Just(Fate::Lost), 1 => Just(Fate::Future)])
             .prop_map(|(landed, journal)| Action::PowerCut { landed, journal }),
         1 => any::<bool>().prop_map(Action::BootMenu),
-        3 => Just(Action::Restart),
+        2 => Just(Action::Restart),
+        1 => Just(Action::RestartLanded),
         4 => op().prop_map(Action::Operator),
         1 => (-20_000..20_000i32, any::<bool>()).prop_map(|(hours, trusted)| Action::Clock { hours, trusted }),
         4 => quality().prop_map(Action::Offer),
@@ -129,8 +136,13 @@ pub fn arbitrary() -> impl Strategy<Value = Action> {
         1 => any::<bool>().prop_map(Action::Metered),
         1 => (0u8..4).prop_map(Action::Mode),
         1 => prop_oneof![Just(true), Just(false), Just(false)].prop_map(Action::DiskBroken),
+        1 => prop_oneof![Just(true), Just(false), Just(false)].prop_map(Action::BootBroken),
         2 => (1u16..2000).prop_map(|minutes| Action::Sleep { minutes }),
     ]
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    prop_oneof![Just(Fault::Network), Just(Fault::Local), Just(Fault::Content), Just(Fault::After), Just(Fault::Hang)]
 }
 
 fn op() -> impl Strategy<Value = Op> {

@@ -52,6 +52,8 @@ pub struct World {
     /// What `durable` says, so that not every look decodes it.
     pub known: Journal,
     pub disk_broken: bool,
+    /// The boot loader's state can be read only.
+    pub boot_broken: bool,
     /// The last journal was not vital and could not be written: the boot loader alone tells the story.
     pub untold: bool,
     pub booted: SlotId,
@@ -102,6 +104,7 @@ impl World {
             durable: None,
             known: Journal::default(),
             disk_broken: false,
+            boot_broken: false,
             untold: false,
             booted: SlotId::A,
             boots: 0,
@@ -210,6 +213,10 @@ impl World {
                 self.power_cut(false, Fate::Kept, Some(slot));
             }
             Action::Restart => self.start_daemon(),
+            Action::RestartLanded => {
+                self.land_work();
+                self.start_daemon();
+            }
             Action::Operator(op) => self.operator(*op),
             Action::Clock { hours, trusted } => (self.clock_hours, self.clock_trusted) = (*hours, *trusted),
             Action::Offer(quality) => self.region.offer(*quality, self.time),
@@ -227,6 +234,7 @@ impl World {
                 self.event(Event::Policy(policy));
             }
             Action::DiskBroken(broken) => self.disk_broken = *broken,
+            Action::BootBroken(broken) => self.boot_broken = *broken,
             Action::Sleep { minutes } => self.pass(Duration::from_secs(u64::from(*minutes) * 60)),
         }
         self.violation.take().map_or(Ok(()), Err)
@@ -255,7 +263,13 @@ impl World {
                 let bytes = journal::encode(journal).unwrap();
                 self.store(Some(bytes));
             }
-        } else if let Some(job) = self.jobs.front().filter(|job| job.begun) {
+        } else {
+            self.land_work();
+        }
+    }
+
+    fn land_work(&mut self) {
+        if let Some(job) = self.jobs.front().filter(|job| job.begun) {
             let work = job.work.clone();
             self.do_boot_control(&work);
         }

@@ -22,6 +22,7 @@ fn ensure(holds: bool, what: impl FnOnce() -> String) -> Check {
 pub fn all(world: &World) -> Check {
     invariant_3_only_whole_slots_can_be_chosen(world)?;
     invariant_4_a_confirmed_system_boots_by_default(world)?;
+    invariant_7_what_is_refused_is_let_go(world)?;
     invariant_11_every_no_has_a_reason(world)?;
     state_agrees_with_facts(world)
 }
@@ -101,6 +102,7 @@ fn invariant_6_intent_before_effect(world: &World, work: &Work) -> Check {
         Work::Reject { slot } if *slot == world.booted => {
             matches!(phase, Phase::Reverting(reversal) if reversal.slot == *slot)
         }
+        Work::Reject { slot } => world.stored().letting_go.as_ref().is_some_and(|owed| owed.slot == *slot),
         Work::Reboot => matches!(phase, Phase::Armed { .. } | Phase::Reverting(_)),
         _ => true,
     };
@@ -113,15 +115,39 @@ fn invariant_7_what_fell_back_is_not_tried_again(world: &World, work: &Work) -> 
     ensure(!again, || format!("invariant_7_what_fell_back_is_not_tried_again: {}", update.release.counter))
 }
 
-/// Once nothing is under way, the next power cut must not bring up what was cancelled, taken back, or fell back.
+/// The other slot, when the next power cut would bring it up although nothing says that it may: it was cancelled, taken
+/// back, fell back, or its switch was taken back.
+fn armed_without_leave(world: &World) -> Option<SlotId> {
+    let (journal, other) = (world.machine.journal(), world.booted.other());
+    let counted = matches!(world.loader.slots.get(other).boot, SlotBoot::Trying { left: 1.., .. });
+    let manifest = journal.slots.get(other).as_ref().map(|record| record.release.manifest_sha256);
+    let refused = manifest.is_some_and(|manifest| {
+        journal.blocked.contains_key(&manifest) || journal.recalls.releases.contains_key(&manifest)
+    });
+    let staged = matches!(journal.phase, Phase::Staged(_));
+    (counted && (refused || staged)).then_some(other)
+}
+
+/// While nothing is under way, such a slot is on its way out, and the machine comes back to it by itself.
+fn invariant_7_what_is_refused_is_let_go(world: &World) -> Check {
+    let state = world.machine.state();
+    let quiet = matches!(
+        state,
+        StateName::Idle | StateName::Good | StateName::Offered | StateName::Staged | StateName::RolledBack
+    );
+    let confirmed = world.loader.slots.get(world.booted).boot == SlotBoot::Confirmed;
+    if !quiet || !confirmed || !world.effects.is_empty() || !world.jobs.is_empty() {
+        return Ok(());
+    }
+    let Some(slot) = armed_without_leave(world) else { return Ok(()) };
+    let owed = world.machine.journal().letting_go.as_ref().is_some_and(|owed| owed.slot == slot);
+    let tries = world.machine.wake_at().is_some();
+    ensure(owed && tries, || format!("invariant_7_what_is_refused_is_let_go: {slot} in {state}, owed {owed}"))
+}
+
+/// Left alone, nothing of the kind is left.
 fn invariant_7_nothing_refused_is_left_armed(world: &World) -> Check {
-    let journal = world.machine.journal();
-    let refused = |slot: SlotId| {
-        let record = journal.slots.get(slot).as_ref()?;
-        let counted = matches!(world.loader.slots.get(slot).boot, SlotBoot::Trying { left: 1.., .. });
-        (counted && journal.blocked.contains_key(&record.release.manifest_sha256)).then_some(record.release.counter)
-    };
-    let left = refused(world.booted.other());
+    let left = armed_without_leave(world);
     ensure(left.is_none(), || format!("invariant_7_nothing_refused_is_left_armed: {left:?}"))
 }
 
@@ -171,7 +197,7 @@ fn state_agrees_with_facts(world: &World) -> Check {
 
 /// Left alone, the region rolling and the clock right, a device ends on a good release and stays off a bad one.
 pub fn liveness(world: &mut World, quality: Quality) -> Check {
-    world.disk_broken = false;
+    (world.disk_broken, world.boot_broken) = (false, false);
     (world.clock_hours, world.clock_trusted) = (0, true);
     world.around = updater_core::event::Surroundings::default();
     world.policy.mode = Mode::Apply;

@@ -129,8 +129,13 @@ impl World {
         if fault == Fault::Hang {
             job.hangs = matches!(job.work, Work::CheckHealth { .. });
         } else {
+            if fault == Fault::After && is_change(&job.work) {
+                let work = job.work.clone();
+                self.do_boot_control(&work);
+            }
             let reason = match fault {
                 Fault::Hang => Reason::Internal,
+                Fault::After => Reason::BootControlError,
                 Fault::Network => Reason::Network,
                 Fault::Local => Reason::WriteError,
                 Fault::Content => Reason::FrameMismatch,
@@ -163,6 +168,9 @@ impl World {
 
     /// Changes of the boot loader's state: atomic.
     pub fn do_boot_control(&mut self, work: &Work) {
+        if self.boot_broken || self.leaves_nothing(work) {
+            return;
+        }
         match work {
             Work::Clear { slot, .. } => self.loader.clear(*slot),
             Work::Arm { slot, tries } => self.loader.arm(*slot, *tries),
@@ -172,12 +180,18 @@ impl World {
         }
     }
 
+    /// Boot control refuses to reject the only system that can boot.
+    fn leaves_nothing(&self, work: &Work) -> bool {
+        let Work::Reject { slot } = work else { return false };
+        *slot == self.booted && !self.loader.slots.get(slot.other()).boot.is_choosable()
+    }
+
     fn perform(&mut self, work: &Work) -> Result<Finished, Failure> {
-        if let Work::Reject { slot } = work
-            && *slot == self.booted
-            && !self.loader.slots.get(slot.other()).boot.is_choosable()
-        {
+        if self.leaves_nothing(work) {
             return Err(Failure::new(Reason::BootControlError, "nothing would be left to boot"));
+        }
+        if self.boot_broken && is_change(work) {
+            return Err(Failure::new(Reason::BootControlError, "read-only file system"));
         }
         self.do_boot_control(work);
         match work {

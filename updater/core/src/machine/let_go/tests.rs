@@ -1,0 +1,253 @@
+//! Taking a switch back, and what a change of the boot loader's state that was stopped, or failed, did all the same.
+
+use bundle::reason::Reason;
+
+use crate::effect::{Effect, Work};
+use crate::event::{Command, Event, Failure, Finished};
+use crate::facts::SlotBoot;
+use crate::gate::fixture::{Scene, update};
+use crate::journal::{Blocked, LettingGo, Phase};
+use crate::machine::{Machine, Setup};
+use crate::release::SlotRecord;
+use crate::slot::SlotId;
+use crate::status::StateName;
+
+/// A device of the scene with a journal in that phase, the other slot as given, and what it does at its start.
+fn start(phase: Phase, other: SlotBoot, change: impl FnOnce(&mut Scene)) -> (Scene, Machine, Vec<Effect>) {
+    let mut scene = Scene::new();
+    scene.journal.phase = phase;
+    *scene.facts.slots.get_mut(SlotId::B) = other;
+    change(&mut scene);
+    let setup = Setup { device: scene.device.clone(), policy: scene.policy.clone(), version: "0".into() };
+    let (machine, effects) = Machine::start(setup, scene.journal.clone(), Ok(scene.facts.clone()), &scene.now);
+    (scene, machine, effects)
+}
+
+/// The last work that was ordered, and its result as the shell would tell it.
+fn ended(scene: &Scene, effects: &[Effect], wanted: impl Fn(&Work) -> bool, b: Result<SlotBoot, Failure>) -> Event {
+    let ordered = effects.iter().rev().find_map(|effect| match effect {
+        Effect::Run { ticket, work } if wanted(work) => Some(*ticket),
+        _ => None,
+    });
+    let ticket = ordered.unwrap_or_else(|| panic!("not ordered: {effects:?}"));
+    let mut facts = scene.facts.clone();
+    let result = b.map(|b| {
+        *facts.slots.get_mut(SlotId::B) = b;
+        Finished::Facts(facts)
+    });
+    Event::Done { ticket, result }
+}
+
+const ARMED: SlotBoot = SlotBoot::Trying { left: 3, done: 0 };
+
+/// Slot b holds the release of the scene.
+fn held(scene: &mut Scene) {
+    let record = SlotRecord { release: update().release, ..scene.journal.slots.get(SlotId::A).clone().unwrap() };
+    *scene.journal.slots.get_mut(SlotId::B) = Some(record);
+}
+
+/// The same, and it is refused.
+fn blocked(scene: &mut Scene) {
+    held(scene);
+    let (release, at) = (update().release, Some(scene.now.wall));
+    let blocked = Blocked { reason: Reason::Cancelled, detail: String::new(), at, counter: release.counter };
+    scene.journal.blocked.insert(release.manifest_sha256, blocked);
+}
+
+/// The same, and the boot loader has not let go of it when power is lost: it runs.
+fn came_up(scene: &mut Scene) {
+    let manifest = scene.journal.slots.get(SlotId::B).as_ref().map(|record| record.release.manifest_sha256);
+    scene.journal.letting_go = Some(LettingGo { slot: SlotId::B, manifest });
+    scene.facts.booted = Some(SlotId::B);
+}
+
+const fn is_reject(work: &Work) -> bool {
+    matches!(work, Work::Reject { slot: SlotId::B })
+}
+
+fn rejects(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Run { work, .. } if is_reject(work)))
+}
+
+fn failure() -> Failure {
+    Failure::new(Reason::BootControlError, "read-only file system")
+}
+
+/// Time passes until the machine wants to go on.
+fn later(scene: &mut Scene, machine: &mut Machine) -> Vec<Effect> {
+    scene.now.uptime = machine.wake_at().expect("it goes on by itself");
+    machine.step(&scene.now, Event::Tick)
+}
+
+const fn clears(work: &Work) -> bool {
+    matches!(work, Work::Clear { slot: SlotId::B, .. })
+}
+
+fn answer(effects: &[Effect]) -> Result<(), Reason> {
+    let answer = effects.iter().find_map(|effect| match effect {
+        Effect::Answer(answer) => Some(answer.as_ref().copied().map_err(|refusal| refusal.reason)),
+        _ => None,
+    });
+    answer.unwrap_or_else(|| panic!("no answer: {effects:?}"))
+}
+
+#[test]
+fn nobody_goes_back_to_a_slot_whose_record_was_just_cleared() {
+    let (scene, mut machine, effects) = start(Phase::Writing(update()), SlotBoot::Confirmed, |_| {});
+    let cleared = ended(&scene, &effects, clears, Ok(SlotBoot::Empty));
+    assert_eq!(answer(&machine.step(&scene.now, Event::Command(Command::Cancel))), Ok(()));
+    // It was stopped, and had done its work by then.
+    machine.step(&scene.now, cleared);
+    let effects = machine.step(&scene.now, Event::Command(Command::Rollback { reason: String::new() }));
+    assert_eq!(answer(&effects), Err(Reason::NoUpdate));
+}
+
+#[test]
+fn going_back_that_has_begun_stays_up_when_the_other_slot_is_gone() {
+    let (scene, mut machine, effects) = start(Phase::Writing(update()), SlotBoot::Confirmed, |_| {});
+    let cleared = ended(&scene, &effects, clears, Ok(SlotBoot::Empty));
+    machine.step(&scene.now, Event::Command(Command::Cancel));
+    let effects = machine.step(&scene.now, Event::Command(Command::Rollback { reason: String::new() }));
+    let refused = Failure::new(Reason::BootControlError, "nothing would be left");
+    let rejected = ended(&scene, &effects, |work| matches!(work, Work::Reject { .. }), Err(refused));
+    machine.step(&scene.now, cleared);
+    let effects = machine.step(&scene.now, rejected);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Run { .. })), "no restart into nothing: {effects:?}");
+    // It was good before, and goes on.
+    assert_eq!(machine.state(), StateName::Idle);
+    let running = &scene.journal.slots.get(SlotId::A).as_ref().unwrap().release.manifest_sha256;
+    assert!(!machine.journal.blocked.contains_key(running), "{:?}", machine.journal.blocked);
+}
+
+#[test]
+fn a_switch_is_taken_back_until_the_boot_loader_has_let_go() {
+    let phase = Phase::Armed { update: update(), boot: Scene::new().facts.boot_id };
+    let (mut scene, mut machine, _) = start(phase, ARMED, |_| {});
+    let effects = machine.step(&scene.now, Event::Command(Command::Cancel));
+    machine.step(&scene.now, ended(&scene, &effects, clears, Err(failure())));
+    assert_eq!(machine.state(), StateName::Staged, "not over yet");
+    // Whoever asks for something else meanwhile does not end it.
+    let install = Command::Install { source: None, intent: crate::release::Intent::default() };
+    assert_eq!(answer(&machine.step(&scene.now, Event::Command(install))), Err(Reason::Busy));
+    let told = machine.status(&scene.now).waiting.expect("it is told");
+    assert!(told.detail.contains("still to be taken from the boot loader: read-only"), "{told:?}");
+    let effects = later(&mut scene, &mut machine);
+    machine.step(&scene.now, ended(&scene, &effects, clears, Ok(SlotBoot::Empty)));
+    assert_eq!(machine.state(), StateName::Idle);
+    assert_eq!(machine.status(&scene.now).waiting.map(|told| told.reason), Some(Reason::Cancelled));
+}
+
+#[test]
+fn what_was_refused_and_can_still_boot_is_rejected_at_the_next_start() {
+    let (.., effects) = start(Phase::Idle, SlotBoot::Trying { left: 1, done: 0 }, blocked);
+    assert!(rejects(&effects), "{effects:?}");
+    // What is confirmed is the way back, whatever became of its release.
+    let (.., effects) = start(Phase::Idle, SlotBoot::Confirmed, |_| {});
+    assert!(!rejects(&effects), "{effects:?}");
+}
+
+#[test]
+fn a_switch_that_failed_and_took_effect_is_taken_back_all_the_same() {
+    let phase = Phase::Armed { update: update(), boot: Scene::new().facts.boot_id };
+    let (mut scene, mut machine, effects) = start(phase, SlotBoot::Empty, |_| {});
+    let arms = |work: &Work| matches!(work, Work::Arm { .. });
+    machine.step(&scene.now, ended(&scene, &effects, arms, Err(failure())));
+    // As far as anybody knows slot b is empty; clearing it fails as well.
+    let effects = machine.step(&scene.now, Event::Command(Command::Cancel));
+    machine.step(&scene.now, ended(&scene, &effects, clears, Err(failure())));
+    let effects = later(&mut scene, &mut machine);
+    machine.step(&scene.now, ended(&scene, &effects, clears, Ok(SlotBoot::Empty)));
+    assert_eq!((machine.state(), &machine.journal.letting_go), (StateName::Idle, &None));
+}
+
+#[test]
+fn a_switch_is_taken_back_although_nothing_can_be_written_down() {
+    let phase = Phase::Armed { update: update(), boot: Scene::new().facts.boot_id };
+    let (scene, mut machine, _) = start(phase, ARMED, |_| {});
+    let effects = machine.step(&scene.now, Event::Command(Command::Cancel));
+    assert!(matches!(effects.first(), Some(Effect::Persist { vital: false, .. })), "{effects:?}");
+    machine.step(&scene.now, Event::PersistFailed { vital: false, failure: failure() });
+    machine.step(&scene.now, ended(&scene, &effects, clears, Ok(SlotBoot::Empty)));
+    assert_eq!(machine.state(), StateName::Idle);
+}
+
+#[test]
+fn a_refused_system_that_came_up_before_it_was_let_go_of_is_left() {
+    for phase in [Phase::Staged(update()), Phase::RolledBack { slot: SlotId::B, reason: Reason::HealthFailed }] {
+        let refused = |scene: &mut Scene| {
+            blocked(scene);
+            came_up(scene);
+        };
+        let (_, machine, effects) = start(phase.clone(), ARMED, refused);
+        assert!(machine.state() == StateName::Reverting && rejects(&effects), "{phase:?}: {effects:?}");
+        // Only the gate had closed: it was let in when it was armed, and the power did what the reboot would have.
+        let unrefused = |scene: &mut Scene| {
+            held(scene);
+            came_up(scene);
+        };
+        let (_, machine, _) = start(phase.clone(), ARMED, unrefused);
+        assert_eq!((machine.state(), &machine.journal.letting_go), (StateName::Trying, &None));
+        // Nothing to go back to.
+        let alone = |scene: &mut Scene| {
+            blocked(scene);
+            came_up(scene);
+            *scene.facts.slots.get_mut(SlotId::A) = SlotBoot::Exhausted { done: 3 };
+        };
+        let (_, machine, _) = start(phase, ARMED, alone);
+        assert_eq!(machine.state(), StateName::Trying);
+    }
+}
+
+#[test]
+fn what_was_rejected_goes_before_anything_else_is_begun() {
+    let (mut scene, mut machine, effects) = start(Phase::Offered(update()), ARMED, blocked);
+    assert!(rejects(&effects), "before the gate is asked: {effects:?}");
+    machine.step(&scene.now, ended(&scene, &effects, is_reject, Err(failure())));
+    // The timer's check does not end it, and sees to it at once.
+    let effects = machine.step(&scene.now, Event::Command(Command::Check { by_operator: false }));
+    assert!(rejects(&effects), "{effects:?}");
+    machine.step(&scene.now, ended(&scene, &effects, is_reject, Err(failure())));
+    // Nor does leave to try the release again: the gate has its say first.
+    machine.step(&scene.now, Event::Command(Command::Retry { manifest: None }));
+    let effects = later(&mut scene, &mut machine);
+    let effects = machine.step(&scene.now, ended(&scene, &effects, is_reject, Ok(SlotBoot::Exhausted { done: 0 })));
+    let asks = |effect: &Effect| matches!(effect, Effect::Run { work: Work::Ask { .. }, .. });
+    assert!(machine.journal.letting_go.is_none() && effects.iter().any(asks), "{effects:?}");
+}
+
+#[test]
+fn a_confirmed_system_that_was_rejected_is_no_way_back() {
+    let (mut scene, mut machine, _) = start(Phase::Idle, SlotBoot::Confirmed, held);
+    let reject = Command::Reject { slot: SlotId::B, reason: String::new() };
+    let effects = machine.step(&scene.now, Event::Command(reject));
+    assert_eq!(answer(&effects), Ok(()));
+    machine.step(&scene.now, ended(&scene, &effects, is_reject, Err(failure())));
+    let back = Command::Rollback { reason: String::new() };
+    assert_eq!(answer(&machine.step(&scene.now, Event::Command(back))), Err(Reason::NoUpdate));
+    assert!(rejects(&later(&mut scene, &mut machine)), "until it is done");
+    // What an older updater wrote there meanwhile was not meant.
+    let (_, machine, effects) = start(Phase::Idle, SlotBoot::Confirmed, |scene| {
+        held(scene);
+        scene.journal.letting_go = Some(LettingGo { slot: SlotId::B, manifest: None });
+    });
+    assert!(machine.journal.letting_go.is_none() && !rejects(&effects), "{effects:?}");
+}
+
+#[test]
+fn going_back_looks_again_after_a_failure() {
+    let (mut scene, mut machine, _) = start(Phase::Idle, SlotBoot::Confirmed, |_| {});
+    let back = Command::Rollback { reason: String::new() };
+    let effects = machine.step(&scene.now, Event::Command(back));
+    // Slot b was cleared by a change that was said to have failed: the shell knows better than the machine.
+    let rejecting = |work: &Work| matches!(work, Work::Reject { slot: SlotId::A });
+    machine.step(&scene.now, ended(&scene, &effects, rejecting, Err(failure())));
+    let effects = later(&mut scene, &mut machine);
+    let looks = |work: &Work| matches!(work, Work::ReadFacts);
+    let effects = machine.step(&scene.now, ended(&scene, &effects, looks, Ok(SlotBoot::Empty)));
+    assert!(machine.state() == StateName::Idle, "{} {effects:?}", machine.state());
+    let told = machine.journal.history.last().expect("it is told");
+    assert!(
+        told.reason == Some(Reason::BootControlError) && told.detail.contains("no system to go back to"),
+        "{told:?}"
+    );
+}
