@@ -32,7 +32,9 @@ fn cases() -> u32 {
 
 /// Plays and, when it fails, saves. proptest shrinks afterwards, so the last file written is the shortest.
 fn play_or_save(actions: &[Action]) -> Result<(), TestCaseError> {
-    play(actions, None).map_err(|violation| {
+    let played = std::panic::catch_unwind(|| play(actions, None));
+    let played = played.unwrap_or_else(|_| Err("it panicked".into()));
+    played.map_err(|violation| {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("world-failure.json");
         let saved = std::fs::write(&path, serde_json::to_vec_pretty(actions).unwrap_or_default()).is_ok();
         TestCaseError::fail(format!("{violation}\n(replay: {} {saved})", path.display()))

@@ -154,5 +154,15 @@ mod tests {
             }
         }
         assert_ne!(random(), random());
+        // Twice as long each time, at most, and anything below.
+        let longest =
+            |failures: u32| (0..2000).map(|n| pause(patience, failures * 2, 2, n * 790_019)).max().unwrap_or_default();
+        for failures in 1..4 {
+            let (before, after) = (longest(failures).as_secs_f64(), longest(failures + 1).as_secs_f64());
+            let limit = patience.longest_pause.as_secs_f64();
+            assert!(after > before * 1.9 || after > limit * 0.9, "{failures}: {before} {after}");
+        }
+        let several: std::collections::BTreeSet<_> = (0..20).map(|n| pause(patience, 6, 2, n * 1_234_567)).collect();
+        assert!(several.len() > 10, "{several:?}");
     }
 }

@@ -15,9 +15,11 @@ use updater_core::status::ProgressPhase;
 use super::error::Error;
 use super::faulty::{Fault, Memory};
 use super::fetch::Member;
+use super::finish::finish;
 use super::halt::Halt;
 use super::meter::Meter;
 use super::pipeline::{self, Allowance, Crew, Plan, Work};
+use super::place::Found;
 use super::readback;
 use super::scan::Expect;
 use super::target::SlotIo;
@@ -129,6 +131,7 @@ async fn install(made: &Made, io: Arc<Memory>, cancel: &Cancel) -> Result<(), Er
     };
     let meter = work.meter.clone();
     pipeline::bring(work).await?;
+    finish(&Found::Device("/dev/x".into()), &made.image, io.as_ref(), &Halt::new(cancel))?;
     readback::verify(io.as_ref(), Path::new("/dev/x"), &made.image, &Halt::new(cancel), &meter)
 }
 
@@ -144,6 +147,8 @@ async fn each_fault_has_its_reason_and_the_next_run_mends() {
         (Fault::Write(1 << 20, Errno::EROFS as i32), Some(Reason::WriteError)),
         (Fault::Read(Errno::EIO as i32), Some(Reason::WriteError)),
         (Fault::Lies, Some(Reason::ImageMismatch)),
+        (Fault::Sync(Errno::EIO as i32), Some(Reason::WriteError)),
+        (Fault::Sync(Errno::ENOSPC as i32), Some(Reason::NoSpace)),
     ] {
         let io = Arc::new(Memory::with_fault(made.raw.len() + 70_000, fault));
         let result = install(&made, Arc::clone(&io), &Cancel::new()).await;

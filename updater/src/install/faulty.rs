@@ -19,12 +19,15 @@ pub enum Fault {
     Read(i32),
     /// Writes are taken and one bit of them is lost.
     Lies,
+    /// Everything is taken, and the flush fails with this error: how a full or dying disk behind a cache shows.
+    Sync(i32),
 }
 
-/// A target in memory.
+/// A target in memory. What was not flushed is gone when its caches are forgotten.
 #[derive(Debug)]
 pub struct Memory {
     bytes: Mutex<Vec<u8>>,
+    flushed: Mutex<Vec<u8>>,
     written: AtomicU64,
     fault: Fault,
 }
@@ -35,7 +38,7 @@ impl Memory {
     }
 
     pub fn with_fault(size: usize, fault: Fault) -> Self {
-        Self { bytes: Mutex::new(vec![0; size]), written: AtomicU64::new(0), fault }
+        Self { bytes: Mutex::new(vec![0; size]), flushed: Mutex::new(vec![0; size]), written: AtomicU64::new(0), fault }
     }
 
     /// Looks at, or changes, the content.
@@ -97,10 +100,15 @@ impl SlotIo for Memory {
     }
 
     fn sync(&self) -> io::Result<()> {
+        if let Fault::Sync(errno) = self.fault {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        *self.flushed.lock().unwrap() = self.with(|bytes| bytes.clone());
         Ok(())
     }
 
     fn forget_caches(&self) -> io::Result<()> {
+        self.with(|bytes| bytes.clone_from(&self.flushed.lock().unwrap()));
         Ok(())
     }
 }

@@ -78,14 +78,18 @@ mod tests {
         let bytes: Vec<u8> = (0..3_500_001_u32).map(|n| (n % 253) as u8).collect();
         let (image, cancel) = (image(&bytes), Cancel::new());
         let io = Memory::new(4 << 20);
-        io.with(|target| target[..bytes.len()].copy_from_slice(&bytes));
+        let put = |io: &Memory, change: &dyn Fn(&mut Vec<u8>)| {
+            io.with(|target| change(target));
+            io.sync().unwrap();
+        };
+        put(&io, &|target| target[..bytes.len()].copy_from_slice(&bytes));
         check(&io, &image, &cancel).unwrap();
-        io.with(|target| target[bytes.len()] = 1);
+        put(&io, &|target| target[bytes.len()] = 1);
         check(&io, &image, &cancel).unwrap();
-        io.with(|target| target[2_000_000] ^= 1);
+        put(&io, &|target| target[2_000_000] ^= 1);
         assert_eq!(check(&io, &image, &cancel).unwrap_err().reason(), Reason::ImageMismatch);
         let short = Memory::with_fault(4 << 20, Fault::Short(777));
-        short.with(|target| target[..bytes.len()].copy_from_slice(&bytes));
+        put(&short, &|target| target[..bytes.len()].copy_from_slice(&bytes));
         check(&short, &image, &cancel).unwrap();
         let broken = Memory::with_fault(4 << 20, Fault::Read(nix::errno::Errno::EIO as i32));
         assert_eq!(check(&broken, &image, &cancel).unwrap_err().reason(), Reason::WriteError);

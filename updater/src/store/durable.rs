@@ -1,9 +1,11 @@
 //! Replaces a file so that a power loss leaves the old or the new content, never an empty or half one.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+
+use crate::bootctl::files::{self, Rooted};
 
 /// Makes `path` hold `bytes`, durably: temporary file, its sync, rename, sync of the folder. Missing folders are made.
 ///
@@ -22,18 +24,14 @@ pub fn replace_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn replace_as(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
+    let no_name = || io::Error::new(io::ErrorKind::InvalidInput, format!("{} is no file name", path.display()));
+    let (folder, name) = path.parent().zip(path.file_name()).ok_or_else(no_name)?;
+    let name = name.to_str().ok_or_else(no_name)?;
     fs::create_dir_all(folder)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".tmp");
-    let temp = path.with_file_name(name);
+    let temp = format!("{name}.tmp");
     // What a power cut left behind may have another mode.
-    let _ = fs::remove_file(&temp);
-    let created = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temp);
-    let written = created.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    if let Err(error) = written.and_then(|()| fs::rename(&temp, path)) {
-        let _ = fs::remove_file(&temp);
-        return Err(error);
-    }
-    File::open(folder)?.sync_all()
+    let _ = fs::remove_file(folder.join(&temp));
+    OpenOptions::new().write(true).create_new(true).mode(mode).open(folder.join(&temp))?;
+    // The steps that the boot loader's state takes, which are tried with the power going between any two of them.
+    files::replace(&mut Rooted::new(folder), &temp, name, bytes)
 }

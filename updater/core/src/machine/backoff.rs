@@ -48,10 +48,15 @@ mod tests {
     }
 
     #[test]
-    fn spreads_over_the_whole_bound() {
-        let delays = (0..1000u64).map(|n| backoff(&POLICY, 1, n * 7919, None).as_secs());
-        let (low, high) = delays.fold((u64::MAX, 0), |(low, high), delay| (low.min(delay), high.max(delay)));
-        assert!(low <= 5 && high >= 58, "{low} {high}");
+    fn spreads_over_the_whole_bound_and_that_doubles() {
+        let spread = |failures| {
+            let delays = (0..1000u64).map(|n| backoff(&POLICY, failures, n * 7919, None).as_secs());
+            delays.fold((u64::MAX, 0), |(low, high), delay| (low.min(delay), high.max(delay)))
+        };
+        for (failures, bound) in [(1, 60), (2, 120), (3, 240), (4, 480), (5, 600), (40, 600)] {
+            let (low, high) = spread(failures);
+            assert!(low <= 6 && high < bound && high >= bound * 95 / 100, "{failures}: {low} {high}");
+        }
     }
 
     #[test]

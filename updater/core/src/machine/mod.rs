@@ -71,6 +71,8 @@ pub struct Machine {
     before: Journal,
     /// The journal is ahead of what is durable: written again before the next effect.
     unsaved: bool,
+    /// `before` was so already.
+    before_unsaved: bool,
     /// None until the boot loader could be read.
     facts: Option<BootFacts>,
     /// What the journal does not hold.
@@ -212,6 +214,7 @@ impl Machine {
             before: journal.clone(),
             journal,
             unsaved: false,
+            before_unsaved: false,
             facts: None,
             mood: Mood::Plain,
             order: None,
@@ -269,7 +272,7 @@ impl Machine {
         if self.journal == before && !owed {
             return out;
         }
-        self.unsaved = false;
+        self.before_unsaved = std::mem::take(&mut self.unsaved);
         let new = |report: &&crate::history::Report| report.sequence >= before.next_report;
         out.extend(self.journal.outbox.iter().filter(new).cloned().map(|report| Effect::Report(Box::new(report))));
         // Without them a system is still proven or left, and a switch taken back: never the less safe way.
@@ -284,6 +287,7 @@ impl Machine {
     /// Nothing of the last step was done: go back to what is durable, and try again from there later.
     fn persist_failed(&mut self, now: &Now, failure: Failure) -> Vec<Effect> {
         self.journal = self.before.clone();
+        self.unsaved = self.before_unsaved;
         self.order = None;
         self.mood = Mood::Degraded(Trouble::Blind);
         self.fail(now, &failure);

@@ -65,6 +65,8 @@ pub enum Fate {
     Kept,
     /// Both copies are damaged, or the data partition is new.
     Lost,
+    /// The newest copy is damaged: the one before it is read.
+    Older,
     /// A newer updater wrote it.
     Future,
 }
@@ -122,7 +124,7 @@ pub fn arbitrary() -> impl Strategy<Value = Action> {
     prop_oneof![
         30 => (1u8..12).prop_map(Action::Go),
         5 => fault().prop_map(Action::Fail),
-        5 => (any::<bool>(), prop_oneof![12 => Just(Fate::Kept), 1 => Just(Fate::Lost), 1 => Just(Fate::Future)])
+        5 => (any::<bool>(), prop_oneof![12 => Just(Fate::Kept), 1 => Just(Fate::Lost), 1 => Just(Fate::Older), 1 => Just(Fate::Future)])
             .prop_map(|(landed, journal)| Action::PowerCut { landed, journal }),
         1 => any::<bool>().prop_map(Action::BootMenu),
         2 => Just(Action::Restart),

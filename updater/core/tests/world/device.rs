@@ -15,9 +15,9 @@ use updater_core::release::{Intent, Source};
 use updater_core::sim::SimLoader;
 use updater_core::slot::{PerSlot, SlotId};
 
-use super::Violation;
 use super::action::{Action, Fate, Op, Quality};
 use super::region::{Region, release};
+use super::{Violation, invariants};
 
 /// Between two checks of the timer.
 pub const TIMER: Duration = Duration::from_secs(3600);
@@ -49,6 +49,8 @@ pub struct World {
     /// Read back since it was last written.
     pub read_back: PerSlot<bool>,
     pub durable: Option<Vec<u8>>,
+    /// What was durable before.
+    pub older: Option<Vec<u8>>,
     /// What `durable` says, so that not every look decodes it.
     pub known: Journal,
     pub disk_broken: bool,
@@ -102,6 +104,7 @@ impl World {
             disk: PerSlot { a: Content::Whole(1), b: Content::Nothing },
             read_back: PerSlot { a: true, b: false },
             durable: None,
+            older: None,
             known: Journal::default(),
             disk_broken: false,
             boot_broken: false,
@@ -155,7 +158,7 @@ impl World {
 
     pub fn store(&mut self, bytes: Option<Vec<u8>>) {
         self.known = bytes.as_deref().map(|bytes| journal::decode(bytes).journal).unwrap_or_default();
-        self.durable = bytes;
+        self.older = std::mem::replace(&mut self.durable, bytes);
         self.untold = false;
     }
 
@@ -205,7 +208,10 @@ impl World {
             self.reboots = 0;
         }
         match action {
-            Action::Go(steps) => (0..*steps).for_each(|_| self.go()),
+            Action::Go(steps) => (0..*steps).try_for_each(|_| {
+                self.go();
+                invariants::all(self)
+            })?,
             Action::Fail(fault) => self.fail_work(*fault),
             Action::PowerCut { landed, journal } => self.power_cut(*landed, *journal, None),
             Action::BootMenu(other) => {
@@ -252,6 +258,12 @@ impl World {
                 self.given_up.clear();
             }
             Fate::Future => self.make_future(),
+            Fate::Older => {
+                let older = self.older.take();
+                self.store(older);
+                // What only the lost copy knew.
+                self.given_up.clear();
+            }
         }
         self.boot(menu);
     }

@@ -41,9 +41,10 @@ pub fn play(actions: &[Action], mut trace: Option<&mut dyn FnMut(&str)>) -> Resu
         result.map_err(|violation| format!("action {number} {action:?}: {violation}\n  {}", world.line()))?;
     }
     // A bad release and then a good one; which kind of bad is as random as the history.
-    let bad = match actions.len() % 3 {
+    let bad = match actions.len() % 4 {
         0 => action::Quality::Sick,
         1 => action::Quality::NoBoot,
+        2 => action::Quality::Slow,
         _ => action::Quality::Unfit,
     };
     for quality in [bad, action::Quality::Good] {
