@@ -103,4 +103,9 @@ find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 
 deb=$out/flipside_${version}_${arch}.deb
 dpkg-deb --root-owner-group -Zxz --build "$root" "$deb" >/dev/null
-echo "$deb  $(stat -c %s "$deb") bytes, binary $(stat -c %s "$root/usr/bin/flipside") bytes"
+size=$(stat -c %s "$root/usr/bin/flipside")
+if [ "$profile" = device ] && [ "$arch" = amd64 ] && [ "$size" -ge 6000000 ]; then
+    echo "the binary has $size bytes and must stay below 6,000,000: docs/adr/0015-the-size-of-the-binary.md" >&2
+    exit 1
+fi
+echo "$deb  $(stat -c %s "$deb") bytes, binary $size bytes"

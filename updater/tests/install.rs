@@ -159,7 +159,9 @@ async fn every_fault_has_its_reason_and_the_next_try_succeeds() {
         fails_then_recovers(Fault::Status(404, &[]), first, Reason::ServerError).await;
         fails_then_recovers(Fault::Html, first, Reason::Network).await;
         fails_then_recovers(Fault::OtherRange, first, Reason::ServerError).await;
+        fails_then_recovers(Fault::Status(429, &[]), first, Reason::ServerError).await;
         fails_then_recovers(Fault::CloseAfter(0), first, Reason::Truncated).await;
+        fails_then_recovers(Fault::Reset(1000), first, Reason::Truncated).await;
         fails_then_recovers(Fault::Redirect("/x.bundle".into()), first, Reason::ServerError).await;
         fails_then_recovers(Fault::Stall, first, Reason::Network).await;
         fails_then_recovers(Fault::Drip, first, Reason::Network).await;
@@ -177,6 +179,17 @@ async fn succeeds_despite(name: &str, plan: impl FnMut(&Request, usize) -> Fault
 }
 
 #[tokio::test]
+async fn every_range_but_the_first_is_asked_for_of_the_same_file() {
+    let bench = succeeds_despite("nothing", |_, _| Fault::None).await;
+    let requests = bench.server.requests();
+    let ranged: Vec<_> = requests.iter().filter(|request| request.range.is_some()).collect();
+    assert!(ranged.len() > 2, "{requests:?}");
+    for request in &ranged[1..] {
+        assert_eq!(request.headers.get("if-range").map(String::as_str), Some("\"one\""), "{request:?}");
+    }
+}
+
+#[tokio::test]
 async fn passing_faults_cost_a_retry_and_nothing_else() {
     let every_third =
         |fault: Fault| move |_: &Request, number: usize| if number % 3 == 1 { fault.clone() } else { Fault::None };
@@ -184,6 +197,7 @@ async fn passing_faults_cost_a_retry_and_nothing_else() {
         Fault::Status(503, &[("Retry-After", "0")]),
         Fault::Status(429, &[("Retry-After", "0")]),
         Fault::CloseAfter(100_000),
+        Fault::Reset(100_000),
         Fault::StallHalfway,
         Fault::Html,
         Fault::OtherRange,

@@ -187,3 +187,26 @@ impl Files for Rooted {
         File::open(self.path(dir))?.sync_all()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_block_is_overwritten_where_it_lies() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grubenv");
+        fs::write(&path, [b'#'; 1024]).unwrap();
+        let before = fs::metadata(&path).unwrap().ino();
+        let mut files = Rooted::new(dir.path());
+        files.overwrite("grubenv", b"ORDER=B A").unwrap();
+        // GRUB knows the block by its place on the disk.
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!((bytes.len(), &bytes[..10], fs::metadata(&path).unwrap().ino()), (1024, &b"ORDER=B A#"[..], before));
+        assert!(files.overwrite("grubenv", &[0; 1025]).is_err());
+        assert!(fs::read(&path).unwrap() == bytes, "what does not fit changes nothing");
+        assert!(files.overwrite("missing", b"x").is_err() && !dir.path().join("missing").exists());
+    }
+}

@@ -113,6 +113,36 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
+    use bundle::digest::Digest;
+    use bundle::manifest::{Blob, ImageKind};
+    use bundle::reason::Reason;
+
+    #[test]
+    fn nothing_goes_onto_the_file_system_of_the_running_system() {
+        // What an ESP or a data partition that is not mounted comes to: the path leads into the root.
+        let dir = tempfile::tempdir().unwrap();
+        let device = fs::metadata(dir.path()).unwrap().dev();
+        let blob = || Blob { size: 1, sha256: Digest::of(b"x") };
+        let (index, payload) = (blob(), blob());
+        let image = Image {
+            name: "kernel".into(),
+            kind: ImageKind::File,
+            size: 1,
+            sha256: Digest::of(b"x"),
+            index,
+            chunks: None,
+            payload,
+            frame_size: None,
+            level: None,
+        };
+        let path = dir.path().join("efi/flipside/b/vmlinuz");
+        let wish = || Wish { image: &image, path: &path, passing: 0, gives: Vec::new() };
+        let refused = Room::default().add(wish(), Some(device)).unwrap_err();
+        assert_eq!(refused.reason(), Reason::SlotUnknown, "{refused}");
+        Room::default().add(wish(), Some(device + 1)).unwrap();
+        assert!(fs::read_dir(dir.path()).unwrap().next().is_none(), "nothing was made");
+    }
+
     #[test]
     fn a_folder_is_counted_once_and_no_link_is_followed() {
         let dir = tempfile::tempdir().unwrap();

@@ -22,7 +22,7 @@ pub fn attribute(path: &Path, name: &str, value: &[u8]) -> bool {
     match rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty()) {
         Ok(()) => true,
         Err(error) => {
-            eprintln!("SKIPPED: {name} can not be set on {}: {error}", path.display());
+            super::skip::skipped(&format!("{name} can not be set on {}: {error}", path.display()));
             false
         }
     }

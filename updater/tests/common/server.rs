@@ -23,6 +23,8 @@ pub enum Fault {
     StallHalfway,
     /// This many bytes of the body, then the connection is closed.
     CloseAfter(u64),
+    /// This many bytes of the body, then a reset: what is under way is lost with the connection.
+    Reset(u64),
     /// One byte at a time.
     Drip,
     /// Another range than asked for, said truthfully.
@@ -215,7 +217,7 @@ fn send(
     while at < end {
         let mut most = (end - at).min(piece.len() as u64);
         let stop = match fault {
-            Fault::CloseAfter(bytes) => Some(start + bytes),
+            Fault::CloseAfter(bytes) | Fault::Reset(bytes) => Some(start + bytes),
             Fault::StallHalfway => Some(start + (end - start) / 2),
             _ => None,
         };
@@ -224,6 +226,11 @@ fn send(
             if most == 0 {
                 if matches!(fault, Fault::StallHalfway) {
                     let _ = stream.read(&mut [0; 1]);
+                }
+                if matches!(fault, Fault::Reset(_)) {
+                    // Without lingering the kernel drops what is unsent and sends RST (socket(7)).
+                    let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+                    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger)?;
                 }
                 return Ok(false);
             }

@@ -21,6 +21,7 @@ use updater_core::release::DeltaOffer;
 
 use crate::common::folder::is_root;
 use crate::common::site::{self, noise};
+use crate::common::skip::skipped;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(30);
@@ -271,7 +272,7 @@ impl World {
             command
         };
         if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
-            eprintln!("SKIPPED: unshare can not make a mount here");
+            skipped("unshare can not make a mount here");
             return false;
         }
         let state = self.folder.path().join("var/lib/flipside");

@@ -38,8 +38,7 @@ impl Machine {
             return self.sight_regained(now, result, out);
         }
         if matches!(self.journal.phase, Phase::Reverting(_)) {
-            // Whether it could be read or not.
-            return self.reject(now, out);
+            return self.seen_while_reverting(now, result, out);
         }
         let Phase::Approved(update) = &self.journal.phase else { return };
         let update = update.clone();

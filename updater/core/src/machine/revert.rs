@@ -94,7 +94,11 @@ impl Machine {
             self.enter(Phase::Trying(trial), Mood::Degraded(Trouble::NoFallback));
             return self.wake_in(now, LOOK_AGAIN);
         }
-        // A good system that was to be left, and is not: it goes on, and its release is no bad one.
+        self.go_on_after_all(now, slot);
+    }
+
+    /// A good system that was to be left, and is not: it goes on, and its release is no bad one.
+    fn go_on_after_all(&mut self, now: &Now, slot: SlotId) {
         if let Some(record) = self.journal.slots.get(slot) {
             self.journal.blocked.remove(&record.release.manifest_sha256);
         }
@@ -113,16 +117,12 @@ impl Machine {
     }
 
     pub(super) fn rejected(&mut self, now: &Now, result: Result<Finished, Failure>, out: &mut Out) {
-        let Phase::Reverting(reversal) = &mut self.journal.phase else { return };
+        let Phase::Reverting(reversal) = &self.journal.phase else { return };
         let slot = reversal.slot;
         let alone = self.facts.as_ref().is_some_and(|facts| !facts.slot(slot.other()).is_choosable());
         let failure = match result {
             _ if alone => return self.stay_alone(now),
-            Ok(Finished::Facts(facts)) if is_left(&facts, slot) => {
-                // Counted only now: a boot in which power was lost first says nothing about the boot loader.
-                reversal.attempts = reversal.attempts.saturating_add(1);
-                return self.run(Ordered::Reboot, Work::Reboot, out);
-            }
+            Ok(Finished::Facts(facts)) if is_left(&facts, slot) => return self.leave(out),
             Ok(_) => {
                 Failure::new(Reason::BootControlError, "rejected, but the boot loader would still choose the slot")
             }
@@ -130,35 +130,48 @@ impl Machine {
         };
         self.fail(now, &failure);
         self.stumbles = self.stumbles.saturating_add(1);
-        if self.stumbles < REJECT_TRIES {
-            let delay = self.short_backoff(now);
-            return self.wake_in(now, delay);
-        }
-        self.stumbles = 0;
-        let counted = self.facts.as_ref().is_none_or(|facts| !facts.slot(slot).is_confirmed());
-        if counted {
-            // Every boot of an unconfirmed slot costs it a try, so the boot loader leaves it without our help.
-            self.run(Ordered::Reboot, Work::Reboot, out);
-        } else {
-            self.stay_up(now, &failure);
-        }
+        let delay = self.short_backoff(now);
+        self.wake_in(now, delay);
     }
 
-    /// The boot loader keeps booting what was rejected.
-    pub(super) fn boot_loader_does_not_listen(&mut self, now: &Now) {
+    /// The boot loader chooses the other slot now.
+    fn leave(&mut self, out: &mut Out) {
+        let Phase::Reverting(reversal) = &mut self.journal.phase else { return };
+        // Counted only now: a boot in which power was lost first says nothing about the boot loader.
+        reversal.attempts = reversal.attempts.saturating_add(1);
+        self.run(Ordered::Reboot, Work::Reboot, out);
+    }
+
+    /// After a failure, or a reboot that did not come: what failed may have taken effect.
+    pub(super) fn seen_while_reverting(&mut self, now: &Now, result: Result<Finished, Failure>, out: &mut Out) {
+        let Phase::Reverting(reversal) = &self.journal.phase else { return };
+        let slot = reversal.slot;
+        match result {
+            Ok(Finished::Facts(facts)) if is_left(&facts, slot) => return self.leave(out),
+            _ if self.stumbles < REJECT_TRIES => return self.reject(now, out),
+            _ => self.stumbles = 0,
+        }
+        if self.facts.as_ref().is_some_and(|facts| facts.slot(slot).is_confirmed()) {
+            let detail = self.last_error.as_ref().map_or_else(String::new, |error| error.detail.clone());
+            let failure = Failure::new(Reason::BootControlError, format!("staying in slot {slot}: {detail}"));
+            self.record(now, OutcomeKind::Failed, Some(slot), Some((failure.reason, &failure.detail)));
+            self.fail(now, &failure);
+            return self.go_on_after_all(now, slot);
+        }
+        // Every boot of an unconfirmed slot costs it a try, so the boot loader leaves it without our help.
+        self.run(Ordered::Reboot, Work::Reboot, out);
+    }
+
+    /// The boot loader does not listen.
+    pub(super) fn stay_up(&mut self, now: &Now) {
         let detail = format!("the boot loader keeps booting a slot that was rejected {MAX_REJECTS} times");
-        self.stay_up(now, &Failure::new(Reason::BootControlError, detail));
-    }
-
-    fn stay_up(&mut self, now: &Now, failure: &Failure) {
-        self.record(now, OutcomeKind::Failed, self.booted(), Some((failure.reason, &failure.detail)));
-        self.fail(now, failure);
+        self.record(now, OutcomeKind::Failed, self.booted(), Some((Reason::BootControlError, &detail)));
+        self.fail(now, &Failure::new(Reason::BootControlError, detail));
         self.enter(self.journal.phase.clone(), Mood::Degraded(Trouble::Ignored));
     }
 
     pub(super) fn tick_reverting(&mut self, due: bool, out: &mut Out) {
         if self.order.is_none() && (due || self.wake.is_none()) {
-            // What failed may have worked. After a reboot that did not come as well: rejecting twice changes nothing.
             self.run(Ordered::Facts, Work::ReadFacts, out);
         }
     }
@@ -306,7 +319,7 @@ impl Machine {
             Resume::WasConfirmed => self.good(now, out),
             Resume::FellBack(reason) => self.rolled_back(now, reason, lost, out),
             Resume::RejectAgain => self.reject_again(now, out),
-            Resume::StayUp => self.boot_loader_does_not_listen(now),
+            Resume::StayUp => self.stay_up(now),
             Resume::LeaveAlone => self.leave_alone(now),
             Resume::StayRolledBack => self.wake_for_poll(now),
         }

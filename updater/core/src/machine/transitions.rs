@@ -67,7 +67,7 @@ pub const TRANSITIONS: &[Transition] = &[
     t(Staged, Reverting, "booted although it had been cancelled or taken back"),
     t(Armed, Idle, "journal and boot loader contradict each other"),
     t(Trying, Idle, "journal and boot loader contradict each other"),
-    t(Reverting, Idle, "journal and boot loader contradict each other"),
+    t(Reverting, Idle, "a confirmed system that can not be left goes on"),
     t(Reverting, Trying, "journal and boot loader contradict each other"),
     // An operator goes back.
     t(Idle, Reverting, "an operator goes back"),
