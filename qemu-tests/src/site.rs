@@ -25,6 +25,9 @@ const TOOLS: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
 ];
 
+/// What a release is made of.
+pub const RELEASE_FILES: [&str; 3] = ["rootfs.img", "vmlinuz", "initrd.img"];
+
 /// One release of the appliance, as `images/build.sh` made it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Release {

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::disk::sha256;
 use crate::scenario::{Approve, Publish};
-use crate::site::{Release, Site};
+use crate::site::{RELEASE_FILES, Release, Site};
 
 /// Channel and region of the test appliance (`images/overlay/etc/flipside/flipside.toml`).
 const CHANNEL: &str = "stable";
@@ -253,7 +253,7 @@ impl<'a> Workshop<'a> {
     /// Digest over everything that shapes the bundle: images, recipe, key, and the tool itself.
     fn fingerprint(&self, release: &Release, recipe: &str, key: &Path) -> Result<String> {
         let mut all = format!("{LEVEL}{recipe}");
-        for file in ["rootfs.img", "vmlinuz", "initrd.img"] {
+        for file in RELEASE_FILES {
             all.push_str(&release.sha256(file)?);
         }
         all.push_str(&sha256(&mut File::open(key)?)?);

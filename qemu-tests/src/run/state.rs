@@ -13,7 +13,7 @@ use super::start;
 use crate::disk::sha256;
 use crate::qemu::arguments;
 use crate::scenario::{FACTORY, Scenario, load_all};
-use crate::site::Site;
+use crate::site::{RELEASE_FILES, Site};
 
 /// GPT and boot entries stand in the first bytes of the factory disk; the slots are covered by the releases' digests.
 const HEAD: u64 = 64 << 20;
@@ -105,7 +105,9 @@ fn place(site: &Site, all: &[Named], state: &str) -> Result<PathBuf> {
     shaped += &format!("{:?}", arguments(&site.spec("x", Path::new("/"), Path::new("/")))?);
     shaped += &sha256(&mut File::open(site.factory_disk())?.take(HEAD))?;
     for release in site.releases() {
-        shaped += &release.sha256("rootfs.img")?;
+        for file in RELEASE_FILES {
+            shaped += &release.sha256(file)?;
+        }
     }
     shaped += &sha256(&mut File::open(&site.bundle_tool)?)?;
     let digest = sha256(&mut shaped.as_bytes())?;
