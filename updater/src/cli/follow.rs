@@ -15,6 +15,8 @@ use crate::dbus::job::{OK, end_of};
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A daemon that restarts (or was killed) is back within this; it is started by the call itself.
 const PATIENCE: u32 = 30;
+/// Between a change of the state and the end of the job that waited for it.
+const MOMENT: Duration = Duration::from_millis(20);
 /// Where the system restarts it does not come back.
 const LEAVING: u32 = 2;
 
@@ -119,7 +121,7 @@ async fn watch<T>(
             }
         }
         changes.next(LOOK_AGAIN).await;
-        tokio::time::sleep(bar.pause()).await;
+        changes.pause(bar.pause()).await;
     }
 }
 
@@ -163,6 +165,11 @@ pub async fn job(client: &Client, job: &JobPath, bar: &mut Bar) -> Result<(), Fa
     let mut end = std::pin::pin!(watch(client, bar, PATIENCE, async |status| match client.job_end(job).await {
         // The daemon was started again and goes on with what it began; jobs are objects of the one before.
         Err(ClientError::NoJob) => Ok(end_of(status).map(|end| (end.result, end.detail))),
+        Ok(None) if end_of(status).is_some() => {
+            // The job hears of it at the same moment as we do.
+            tokio::time::sleep(MOMENT).await;
+            client.job_end(job).await
+        }
         end => end,
     }));
     let (result, detail) = tokio::select! {

@@ -228,16 +228,19 @@ impl Client {
     /// See [`ClientError`].
     pub async fn changes(&self) -> Result<Changes, ClientError> {
         let mut stream = self.signals().await.map_err(from_zbus)?;
-        let changed = Arc::new(Notify::new());
-        let told = Arc::clone(&changed);
+        let (changed, news) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let told = (Arc::clone(&changed), Arc::clone(&news));
         // Emptied by a task of its own: a full queue stops the whole connection, and the reply that its owner waits for
         // would never be read. Ends with the bus; the owner's next call will say so.
         let listener = tokio::spawn(async move {
-            while next(&mut stream).await.is_some() {
-                told.notify_one();
+            while let Some(message) = next(&mut stream).await {
+                told.0.notify_one();
+                if message.is_ok_and(|message| !is_progress(&message)) {
+                    told.1.notify_one();
+                }
             }
         });
-        Ok(Changes { changed, listener })
+        Ok(Changes { changed, news, listener })
     }
 
     async fn signals(&self) -> zbus::Result<MessageStream> {
@@ -259,6 +262,13 @@ async fn next(stream: &mut MessageStream) -> Option<zbus::Result<Message>> {
     .await
 }
 
+/// Whether a `PropertiesChanged` tells of progress alone.
+fn is_progress(signal: &Message) -> bool {
+    let changed = signal.body().deserialize::<(String, Dict, Vec<String>)>();
+    // Ages grow with every picture.
+    changed.is_ok_and(|(_, changed, _)| changed.keys().all(|name| matches!(name.as_str(), "Progress" | "ApprovalAge")))
+}
+
 fn timed_out() -> zbus::Error {
     zbus::Error::InputOutput(Arc::new(std::io::ErrorKind::TimedOut.into()))
 }
@@ -266,6 +276,7 @@ fn timed_out() -> zbus::Error {
 /// Wakes when something changed.
 pub struct Changes {
     changed: Arc<Notify>,
+    news: Arc<Notify>,
     listener: JoinHandle<()>,
 }
 
@@ -274,6 +285,11 @@ impl Changes {
     /// come.
     pub async fn next(&mut self, at_most: Duration) {
         let _ = timeout(at_most, self.changed.notified()).await;
+    }
+
+    /// Looks away for so long, unless something else than progress changes.
+    pub async fn pause(&mut self, at_most: Duration) {
+        let _ = timeout(at_most, self.news.notified()).await;
     }
 }
 

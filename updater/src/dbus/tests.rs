@@ -136,6 +136,26 @@ async fn a_reply_is_read_however_many_changes_nobody_looked_at() {
 }
 
 #[tokio::test]
+async fn progress_alone_disturbs_nobody_who_looks_away() {
+    let s = set_up(me()).await;
+    let mut changes = s.client.changes().await.unwrap();
+    let tell = async |names: &[&'static str]| {
+        let changed = names.iter().map(|name| (*name, zbus::Variant::from("x"))).collect();
+        let body: (_, std::collections::HashMap<_, _>, _) = (NAME, changed, Vec::<&str>::new());
+        let (interface, member) = ("org.freedesktop.DBus.Properties", "PropertiesChanged");
+        s.service.connection().emit_signal(None::<()>, PATH, interface, member, &body).await.unwrap();
+    };
+    tell(&["Progress", "ApprovalAge"]).await;
+    within(changes.next(DEADLINE)).await;
+    let short = std::time::Duration::from_millis(200);
+    assert!(tokio::time::timeout(short, changes.pause(DEADLINE)).await.is_err());
+    tell(&["Progress", "State"]).await;
+    let began = std::time::Instant::now();
+    within(changes.pause(DEADLINE)).await;
+    assert!(began.elapsed() < DEADLINE / 2);
+}
+
+#[tokio::test]
 async fn an_unknown_option_is_refused() {
     let mut s = set_up(me()).await;
     let error = s.client.install("", None, &[("forse", true)]).await.unwrap_err();
