@@ -186,6 +186,8 @@ pub struct Status {
     pub release: Option<ReleaseRef>,
     /// Where it goes, or is.
     pub target: Option<SlotId>,
+    /// The slot that the boot loader is to forget before anything else is done.
+    pub letting_go: Option<SlotId>,
     /// Why it is not going on right now.
     pub waiting: Option<Problem>,
     /// The last thing that went wrong; cleared by the next success.

@@ -40,7 +40,9 @@ fn headline(status: &Status) -> String {
         StateName::Approved => format!("{version} is approved; the download starts."),
         StateName::Writing => format!("Writing {version} to {target}. The running system is not touched."),
         StateName::Verifying => format!("Reading {version} back from {target} to prove it."),
-        StateName::Staged if is_let_go(status) => format!("The switch to {version} in {target} is being taken back."),
+        StateName::Staged if status.letting_go.is_some() => {
+            format!("The switch to {version} in {target} is being taken back.")
+        }
         StateName::Staged => format!("{version} is written to {target} and proven; not switched to yet."),
         StateName::Armed => format!("{version} boots next, from {target}."),
         StateName::Trying => format!("{version} is running for the first time and proves itself."),
@@ -114,7 +116,7 @@ pub fn after_check(status: &Status) -> String {
 #[must_use]
 pub fn after_install(status: &Status) -> String {
     let mut text = headline(status);
-    if status.state == StateName::Staged {
+    if status.state == StateName::Staged && status.letting_go.is_none() {
         text.push_str("\nSwitch to it with `flipside activate`; it restarts by itself when it may.");
     }
     text
@@ -139,8 +141,11 @@ fn facts(status: &Status, reader: &Reader) -> Facts {
     if let Some(problem) = &status.waiting {
         facts.push(("Why not", problem_lines(problem, reader)));
     }
-    let repeats = status.waiting.as_ref().map(|w| (w.reason, &w.detail));
-    if let Some(problem) = status.last_error.as_ref().filter(|e| Some((e.reason, &e.detail)) != repeats) {
+    let said = |error: &&Problem| {
+        let waiting = status.waiting.as_ref().filter(|waiting| waiting.reason == error.reason);
+        waiting.is_some_and(|waiting| waiting.detail.ends_with(&error.detail))
+    };
+    if let Some(problem) = status.last_error.as_ref().filter(|error| !said(error)) {
         facts.push(("Problem", problem_lines(problem, reader)));
     }
     if let Some(outcome) = &status.last_outcome {
@@ -169,6 +174,9 @@ pub fn release_line(release: &ReleaseRef) -> String {
 
 fn next(status: &Status, reader: &Reader) -> String {
     let target = status.target.map_or_else(|| "the other slot".to_owned(), |s| format!("slot {s}"));
+    if let Some(slot) = status.letting_go {
+        return format!("take slot {slot} from the boot loader; nothing else before that");
+    }
     match status.state {
         StateName::Idle | StateName::Good | StateName::RolledBack => match status.next_check {
             Some(at) => format!("look for updates, {}", reader.moment(at)),
@@ -177,9 +185,6 @@ fn next(status: &Status, reader: &Reader) -> String {
         StateName::Checking => "see what the region approves".to_owned(),
         StateName::Offered | StateName::Approved => format!("download it into {target}"),
         StateName::Writing | StateName::Verifying => progress_line(status).unwrap_or_else(|| format!("fill {target}")),
-        StateName::Staged if is_let_go(status) => {
-            format!("take {target} from the boot loader; nothing else before that")
-        }
         StateName::Staged => format!("switch to {target} and restart"),
         StateName::Armed => format!("restart into {target}"),
         StateName::Trying => match status.trial_seconds_left {
@@ -189,12 +194,6 @@ fn next(status: &Status, reader: &Reader) -> String {
         StateName::Reverting => "restart into the system before".to_owned(),
         StateName::Degraded => "a person is needed; see below and `flipside explain`".to_owned(),
     }
-}
-
-/// Staged, and the boot loader would still try it: a switch that is being taken back.
-fn is_let_go(status: &Status) -> bool {
-    let boot = status.target.map(|slot| status.slots.get(slot).boot);
-    matches!(boot, Some(SlotBoot::Trying { left: 1.., .. }))
 }
 
 /// `62 %, 250.0 MB of 403.2 MB (12.1 MB not fetched), 10.4 MB/s, 15 s left`
@@ -302,7 +301,7 @@ mod tests {
     fn a_switch_that_is_taken_back_is_not_called_staged() {
         let mut s = status();
         s.state = StateName::Staged;
-        (s.target, s.slots.b.boot) = (Some(SlotId::B), SlotBoot::Trying { left: 3, done: 0 });
+        (s.target, s.letting_go) = (Some(SlotId::B), Some(SlotId::B));
         s.release = Some(release("2.4.1", 57));
         let text = render(&s, &reader());
         assert!(text.starts_with("The switch to 2.4.1 in slot b is being taken back."), "{text}");

@@ -77,6 +77,7 @@ pub fn status() -> Status {
         slots: PerSlot { a: slot(SlotBoot::Confirmed), b: slot(SlotBoot::Trying { left: 3, done: 0 }) },
         release: None,
         target: None,
+        letting_go: None,
         waiting: None,
         last_error: None,
         last_outcome: None,

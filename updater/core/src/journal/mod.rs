@@ -179,6 +179,12 @@ pub struct Reversal {
     /// Boots that ended with it rejected; bounded, or a boot loader that ignores us makes the device reboot for ever.
     #[serde(default)]
     pub attempts: u32,
+    /// The last of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected_in: Option<BootId>,
+    /// Reboots in the hope that the boot loader leaves it by its own counting, because it could not be told; bounded.
+    #[serde(default)]
+    pub hopes: u32,
 }
 
 /// What never goes down on this device.

@@ -42,6 +42,7 @@ impl Machine {
         }
         if self.letting_go().is_some() {
             self.let_go_now();
+            self.check_owed = Some(by_operator || self.check_owed == Some(true));
             return Ok(());
         }
         match self.journal.phase {
@@ -189,7 +190,7 @@ impl Machine {
         }
         let slot = self.can_go_back()?;
         // An update of an older attempt says nothing about the running slot.
-        let update = self.journal.phase.update().filter(|update| update.target == slot).cloned();
+        let update = self.update_in(slot);
         self.revert(now, slot, update, Reason::Cancelled, words, out);
         Ok(())
     }
@@ -207,7 +208,10 @@ impl Machine {
             return Err(refuse(Reason::Busy, format!("slot {other} is being written: there is nothing to go back to")));
         }
         if self.journal.letting_go.as_ref().is_some_and(|letting_go| letting_go.slot == other) {
-            return Err(refuse(Reason::NoUpdate, format!("slot {other} was rejected: there is nothing to go back to")));
+            return Err(refuse(
+                Reason::NoUpdate,
+                format!("slot {other} is being taken from the boot loader: there is nothing to go back to"),
+            ));
         }
         if !facts.slot(other).is_confirmed() {
             return Err(refuse(Reason::NoUpdate, format!("slot {other} holds no confirmed system to go back to")));

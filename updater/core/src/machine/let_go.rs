@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use bundle::reason::Reason;
 
-use super::{Machine, Mood, Occasion, Ordered, Out};
+use super::{Machine, Mood, Occasion, Ordered, Out, Search};
 use crate::effect::Work;
 use crate::event::{Failure, Finished};
 use crate::facts::{BootFacts, SlotBoot};
 use crate::gate::Point;
 use crate::journal::{LettingGo, Phase};
 use crate::now::Now;
+use crate::release::Update;
 use crate::slot::SlotId;
 
 /// A try that failed.
@@ -63,6 +64,13 @@ impl Machine {
     /// Somebody waits: not after the pause, now.
     pub(super) fn let_go_now(&mut self) {
         self.pause = None;
+    }
+
+    /// The update at hand, when it is what that slot holds: one that is only offered goes to the same slot.
+    pub(super) fn update_in(&self, slot: SlotId) -> Option<Update> {
+        let update = self.journal.phase.update().filter(|update| update.target == slot)?;
+        let held = &self.journal.slots.get(slot).as_ref()?.release;
+        (held.manifest_sha256 == update.release.manifest_sha256).then(|| update.clone())
     }
 
     /// At the end of every step: what is owed is done, once nothing is under way.
@@ -128,6 +136,9 @@ impl Machine {
     /// Done: what had to wait goes on.
     fn let_go_of(&mut self, now: &Now, out: &mut Out) {
         (self.journal.letting_go, self.pause, self.stumbles) = (None, None, 0);
+        if !matches!(self.journal.phase, Phase::Idle | Phase::RolledBack { .. }) {
+            self.check_owed = None;
+        }
         match &self.journal.phase {
             Phase::Staged(update) => match self.journal.blocked.get(&update.release.manifest_sha256).cloned() {
                 Some(blocked) => {
@@ -142,8 +153,14 @@ impl Machine {
                 None => {}
             },
             Phase::Offered(_) => self.look_around(Point::Download, Occasion::Wait, out),
-            _ if self.wake.is_none() => self.wake_for_poll(now),
-            _ => {}
+            _ => match self.check_owed.take() {
+                // A refusal shows in the status; whoever asked had his answer.
+                Some(by_operator) => {
+                    drop(self.begin_check(now, Search { by_operator, ..Search::default() }, out));
+                }
+                None if self.wake.is_none() => self.wake_for_poll(now),
+                None => {}
+            },
         }
     }
 
@@ -162,7 +179,7 @@ impl Machine {
             return false;
         };
         // The power went before the boot loader had let go of it. Nobody allowed it to be tried again.
-        let update = self.journal.phase.update().filter(|update| update.target == slot).cloned();
+        let update = self.update_in(slot);
         self.revert(now, slot, update, reason, &detail, out);
         true
     }

@@ -83,6 +83,8 @@ pub struct Machine {
     wake: Option<Duration>,
     /// The boot loader could not be made to let go of a slot; when to try again.
     pause: Option<let_go::Pause>,
+    /// A check that waits for that; by an operator.
+    check_owed: Option<bool>,
     /// The last answers to the gate's questions, and when their documents were fetched (uptime); none: they are the
     /// stored copy.
     answers: Option<(Box<Answers>, Option<Duration>)>,
@@ -221,6 +223,7 @@ impl Machine {
             next_ticket: 0,
             wake: None,
             pause: None,
+            check_owed: None,
             answers: None,
             trial: TrialRun::default(),
             stumbles: 0,
@@ -258,7 +261,12 @@ impl Machine {
                 self.tick(now, &mut out);
             }
             Event::PersistFailed { vital: true, failure } => return self.persist_failed(now, failure),
-            Event::PersistFailed { vital: false, .. } => self.unsaved = true,
+            Event::PersistFailed { vital: false, failure } => {
+                // Nothing is ordered here: what was decided is under way.
+                self.unsaved = true;
+                self.fail(now, &failure);
+                return Vec::new();
+            }
             Event::Reported { .. } => {}
         }
         self.see_to_letting_go(now, &mut out);
@@ -275,10 +283,10 @@ impl Machine {
         self.before_unsaved = std::mem::take(&mut self.unsaved);
         let new = |report: &&crate::history::Report| report.sequence >= before.next_report;
         out.extend(self.journal.outbox.iter().filter(new).cloned().map(|report| Effect::Report(Box::new(report))));
-        // Without them a system is still proven or left, and a switch taken back: never the less safe way.
-        let taken_back = matches!(self.journal.phase, Phase::Staged(_)) && self.letting_go().is_some();
+        // Without them a system is still proven or left, and a slot taken from the boot loader: never the less safe way.
+        let lets_go = before.letting_go.is_some() || self.letting_go().is_some();
         let running = matches!(self.journal.phase, Phase::Trying(_) | Phase::Reverting(_)) || self.mood == Mood::Good;
-        let vital = !running && !taken_back;
+        let vital = !running && !lets_go;
         out.insert(0, Effect::Persist { journal: Box::new(self.journal.clone()), vital });
         self.before = before;
         out

@@ -75,6 +75,8 @@ pub fn reconcile(journal: &Journal, facts: &BootFacts) -> Resume {
             // In a later boot too: confirmed, then power was lost before that was written down.
             (true, _) if facts.slot(trial.slot).is_confirmed() => Resume::WasConfirmed,
             (true, _) => Resume::GoOnTrying,
+            // Confirmed, that was not written down, and somebody chose the other slot.
+            (false, false) if facts.slot(trial.slot).is_confirmed() => Resume::Facts,
             (false, false) => Resume::FellBack(Reason::LostWhileTrying),
             // One boot can not change its slot.
             (false, true) => Resume::Facts,
@@ -105,7 +107,12 @@ fn armed(target: SlotId, same_boot: bool, booted: SlotId, facts: &BootFacts) -> 
             Resume::VerifyAgain
         }
         (false, false) if facts.slot(target) == SlotBoot::Empty => Resume::Facts,
+        (false, false) if facts.slot(target).is_confirmed() => Resume::Facts,
         (false, false) => Resume::FellBack(Reason::DidNotBoot),
+        // Not armed yet, or no more and nobody could write that down: it needs the gate's word again.
+        (true, false) if facts.slot(target) == SlotBoot::Empty && facts.confirmed_booted().is_some() => {
+            Resume::VerifyAgain
+        }
         (true, false) if facts.confirmed_booted().is_some() => Resume::ArmAgain,
         // One boot can not change its slot, and nothing is armed beside an unconfirmed system.
         (true, false | true) => Resume::Facts,

@@ -60,7 +60,8 @@ impl Machine {
             // Already here: if the journal is all that survives, it must say so.
             self.block(now, release, reason, detail);
         }
-        let reversal = Reversal { slot, update, reason, detail: detail.to_owned(), boot, attempts: 0 };
+        let detail = detail.to_owned();
+        let reversal = Reversal { slot, update, reason, detail, boot, attempts: 0, rejected_in: None, hopes: 0 };
         // From here on this is what says so.
         self.journal.letting_go = None;
         self.enter(Phase::Reverting(reversal), Mood::Plain);
@@ -137,8 +138,12 @@ impl Machine {
     /// The boot loader chooses the other slot now.
     fn leave(&mut self, out: &mut Out) {
         let Phase::Reverting(reversal) = &mut self.journal.phase else { return };
-        // Counted only now: a boot in which power was lost first says nothing about the boot loader.
-        reversal.attempts = reversal.attempts.saturating_add(1);
+        // Counted only now, and once: a boot in which power was lost first, or a reboot that is held up, says nothing
+        // about the boot loader.
+        if reversal.rejected_in.as_ref() != Some(&reversal.boot) {
+            reversal.rejected_in = Some(reversal.boot.clone());
+            reversal.attempts = reversal.attempts.saturating_add(1);
+        }
         self.run(Ordered::Reboot, Work::Reboot, out);
     }
 
@@ -147,6 +152,7 @@ impl Machine {
         let Phase::Reverting(reversal) = &self.journal.phase else { return };
         let slot = reversal.slot;
         match result {
+            Ok(Finished::Facts(facts)) if !facts.slot(slot.other()).is_choosable() => return self.stay_alone(now),
             Ok(Finished::Facts(facts)) if is_left(&facts, slot) => return self.leave(out),
             _ if self.stumbles < REJECT_TRIES => return self.reject(now, out),
             _ => self.stumbles = 0,
@@ -158,14 +164,19 @@ impl Machine {
             self.fail(now, &failure);
             return self.go_on_after_all(now, slot);
         }
-        // Every boot of an unconfirmed slot costs it a try, so the boot loader leaves it without our help.
+        // Every boot of an unconfirmed slot costs it a try, so the boot loader leaves it without our help; one that can
+        // not count either does not.
+        let Phase::Reverting(reversal) = &mut self.journal.phase else { return };
+        reversal.hopes = reversal.hopes.saturating_add(1);
+        if reversal.hopes > u32::from(MOST_TRIES) {
+            return self.stay_up(now, &format!("the boot loader neither rejects slot {slot} nor counts its boots"));
+        }
         self.run(Ordered::Reboot, Work::Reboot, out);
     }
 
     /// The boot loader does not listen.
-    pub(super) fn stay_up(&mut self, now: &Now) {
-        let detail = format!("the boot loader keeps booting a slot that was rejected {MAX_REJECTS} times");
-        self.record(now, OutcomeKind::Failed, self.booted(), Some((Reason::BootControlError, &detail)));
+    fn stay_up(&mut self, now: &Now, detail: &str) {
+        self.record(now, OutcomeKind::Failed, self.booted(), Some((Reason::BootControlError, detail)));
         self.fail(now, &Failure::new(Reason::BootControlError, detail));
         self.enter(self.journal.phase.clone(), Mood::Degraded(Trouble::Ignored));
     }
@@ -225,7 +236,7 @@ impl Machine {
         let Some(facts) = &self.facts else { return };
         match facts.booted {
             Some(slot) if !facts.slot(slot).is_confirmed() => {
-                let update = self.journal.phase.update().filter(|update| update.target == slot).cloned();
+                let update = self.update_in(slot);
                 self.begin_trial(now, slot, update, out);
             }
             _ => {
@@ -319,7 +330,12 @@ impl Machine {
             Resume::WasConfirmed => self.good(now, out),
             Resume::FellBack(reason) => self.rolled_back(now, reason, lost, out),
             Resume::RejectAgain => self.reject_again(now, out),
-            Resume::StayUp => self.stay_up(now),
+            Resume::StayUp => {
+                self.stay_up(
+                    now,
+                    &format!("the boot loader keeps booting a slot that was rejected {MAX_REJECTS} times"),
+                );
+            }
             Resume::LeaveAlone => self.leave_alone(now),
             Resume::StayRolledBack => self.wake_for_poll(now),
         }

@@ -185,6 +185,8 @@ impl Machine {
         self.record(now, OutcomeKind::Healthy, Some(slot), None);
         self.journal.retry = Retry::default();
         self.last_error = None;
+        // Of a boot before this system was armed, kept by an updater that did not know it.
+        self.journal.letting_go = None;
         self.trial = TrialRun::default();
         self.enter(Phase::Idle, Mood::Good);
         self.wake_for_poll(now);

@@ -47,6 +47,7 @@ impl Machine {
             slots: PerSlot { a: self.slot_status(SlotId::A), b: self.slot_status(SlotId::B) },
             release: update.map(|update| update.release.clone()).or(choice),
             target: update.map(|update| update.target).or(trial),
+            letting_go: self.letting_go(),
             waiting: self.shown_waiting(now),
             last_error: self.last_error.clone(),
             last_outcome: self.journal.history.last().cloned(),
@@ -113,6 +114,15 @@ impl Machine {
         };
         if let Some(notice) = self.recall_notice(now) {
             lines.insert(0, line("recall", Finding::Wait, Some(Reason::Recalled), notice));
+        }
+        if let Some(slot) = self.letting_go() {
+            let (reason, text) = self.letting_go_notice().unwrap_or_else(|| {
+                (
+                    Reason::Busy,
+                    format!("slot {slot} is being taken from the boot loader; nothing else is begun before that"),
+                )
+            });
+            lines.insert(0, line("boot loader", Finding::Wait, Some(reason), text));
         }
         let no = |wanted| lines.iter().find(move |line: &&ExplainLine| line.finding == wanted);
         let summary = match (self.state(), no(Finding::Refuse).or_else(|| no(Finding::Wait))) {

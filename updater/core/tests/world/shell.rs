@@ -91,6 +91,9 @@ impl World {
                     let now = self.now();
                     let failure = Failure::new(Reason::WriteError, "read-only file system");
                     let effects = self.machine.step(&now, Event::PersistFailed { vital, failure });
+                    if !effects.is_empty() {
+                        self.violate("an order that the shell does not take: the journal could not be written");
+                    }
                     self.take(effects);
                 }
             }

@@ -69,6 +69,8 @@ fn phases() -> Vec<Phase> {
         detail: String::new(),
         boot: boot.clone(),
         attempts: 1,
+        rejected_in: Some(boot.clone()),
+        hopes: 1,
     };
     vec![
         Phase::Idle,

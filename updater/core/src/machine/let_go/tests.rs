@@ -149,10 +149,11 @@ fn what_was_refused_and_can_still_boot_is_rejected_at_the_next_start() {
 #[test]
 fn a_switch_that_failed_and_took_effect_is_taken_back_all_the_same() {
     let phase = Phase::Armed { update: update(), boot: Scene::new().facts.boot_id };
-    let (mut scene, mut machine, effects) = start(phase, SlotBoot::Empty, |_| {});
+    let (mut scene, mut machine, effects) = start(phase, ARMED, |_| {});
     let arms = |work: &Work| matches!(work, Work::Arm { .. });
     machine.step(&scene.now, ended(&scene, &effects, arms, Err(failure())));
     // As far as anybody knows slot b is empty; clearing it fails as well.
+    *machine.facts.as_mut().unwrap().slots.get_mut(SlotId::B) = SlotBoot::Empty;
     let effects = machine.step(&scene.now, Event::Command(Command::Cancel));
     machine.step(&scene.now, ended(&scene, &effects, clears, Err(failure())));
     let effects = later(&mut scene, &mut machine);
@@ -163,12 +164,27 @@ fn a_switch_that_failed_and_took_effect_is_taken_back_all_the_same() {
 #[test]
 fn a_switch_is_taken_back_although_nothing_can_be_written_down() {
     let phase = Phase::Armed { update: update(), boot: Scene::new().facts.boot_id };
-    let (scene, mut machine, _) = start(phase, ARMED, |_| {});
+    let (mut scene, mut machine, _) = start(phase, ARMED, |_| {});
     let effects = machine.step(&scene.now, Event::Command(Command::Cancel));
-    assert!(matches!(effects.first(), Some(Effect::Persist { vital: false, .. })), "{effects:?}");
-    machine.step(&scene.now, Event::PersistFailed { vital: false, failure: failure() });
-    machine.step(&scene.now, ended(&scene, &effects, clears, Ok(SlotBoot::Empty)));
-    assert_eq!(machine.state(), StateName::Idle);
+    let untold = |machine: &mut Machine, scene: &Scene, effects: &[Effect]| {
+        assert!(matches!(effects.first(), Some(Effect::Persist { vital: false, .. })), "{effects:?}");
+        let effects = machine.step(&scene.now, Event::PersistFailed { vital: false, failure: failure() });
+        assert!(effects.is_empty(), "nobody takes orders here: {effects:?}");
+    };
+    untold(&mut machine, &scene, &effects);
+    machine.step(&scene.now, ended(&scene, &effects, clears, Err(failure())));
+    // The pause ends while the journal is tried once more, for a command that is refused.
+    let install = Command::Install { source: None, intent: crate::release::Intent::default() };
+    let refused = machine.step(&scene.now, Event::Command(install));
+    scene.now.uptime = machine.wake_at().expect("it tries again");
+    untold(&mut machine, &scene, &refused);
+    let effects = machine.step(&scene.now, Event::Tick);
+    let effects = machine.step(&scene.now, ended(&scene, &effects, clears, Ok(SlotBoot::Empty)));
+    // Done once is enough, whether that can be written down or not.
+    untold(&mut machine, &scene, &effects);
+    assert_eq!((machine.state(), machine.wake_at()), (StateName::Idle, None));
+    let told = machine.status(&scene.now).last_error.expect("it is told");
+    assert_eq!(told.detail, "read-only file system");
 }
 
 #[test]
@@ -250,4 +266,68 @@ fn going_back_looks_again_after_a_failure() {
         told.reason == Some(Reason::BootControlError) && told.detail.contains("no system to go back to"),
         "{told:?}"
     );
+}
+
+#[test]
+fn a_check_that_had_to_wait_is_made() {
+    let phase = Phase::RolledBack { slot: SlotId::B, reason: Reason::HealthFailed };
+    let (scene, mut machine, effects) = start(phase, ARMED, blocked);
+    assert_eq!(answer(&machine.step(&scene.now, Event::Command(Command::Check { by_operator: true }))), Ok(()));
+    assert!(machine.status(&scene.now).operation.is_some(), "whoever waits sees that it goes on");
+    machine.step(&scene.now, ended(&scene, &effects, is_reject, Ok(SlotBoot::Exhausted { done: 0 })));
+    assert_eq!(machine.state(), StateName::Checking);
+}
+
+#[test]
+fn what_is_only_offered_is_not_blamed_for_what_the_slot_holds() {
+    let mut offered = update();
+    offered.release.counter += 1;
+    offered.release.manifest_sha256 = bundle::digest::Digest([9; 32]);
+    let (.., machine, _) = start(Phase::Offered(offered.clone()), ARMED, |scene| {
+        blocked(scene);
+        came_up(scene);
+    });
+    assert_eq!(machine.state(), StateName::Reverting);
+    assert!(!machine.journal.blocked.contains_key(&offered.release.manifest_sha256));
+    // Booted by hand: it proves itself, not what would have come.
+    let (.., machine, _) = start(Phase::Offered(offered), ARMED, |scene| {
+        held(scene);
+        scene.facts.booted = Some(SlotId::B);
+    });
+    let Phase::Trying(trial) = &machine.journal.phase else { panic!("{:?}", machine.journal.phase) };
+    assert!(trial.update.is_none());
+}
+
+#[test]
+fn a_boot_loader_that_neither_obeys_nor_counts_is_not_asked_for_ever() {
+    let reversal = crate::journal::Reversal {
+        slot: SlotId::B,
+        update: Some(update()),
+        reason: Reason::HealthFailed,
+        detail: String::new(),
+        boot: Scene::new().facts.boot_id,
+        attempts: 0,
+        rejected_in: None,
+        hopes: 0,
+    };
+    let running = |scene: &mut Scene| scene.facts.booted = Some(SlotId::B);
+    let mut phase = Phase::Reverting(reversal);
+    let mut reboots = 0;
+    while reboots < 50 {
+        let (mut scene, mut machine, mut effects) = start(phase.clone(), ARMED, running);
+        let rebooting = |effect: &Effect| matches!(effect, Effect::Run { work: Work::Reboot, .. });
+        while machine.state() == StateName::Reverting && !effects.iter().any(rebooting) {
+            let asked = |work: &Work| is_reject(work) || matches!(work, Work::ReadFacts);
+            machine.step(&scene.now, ended(&scene, &effects, asked, Err(failure())));
+            effects = later(&mut scene, &mut machine);
+            let looks = |work: &Work| matches!(work, Work::ReadFacts);
+            effects = machine.step(&scene.now, ended(&scene, &effects, looks, Ok(ARMED)));
+        }
+        phase = machine.journal.phase.clone();
+        if machine.state() == StateName::Degraded {
+            break;
+        }
+        reboots += 1;
+    }
+    assert!((3..20).contains(&reboots), "{reboots}");
 }

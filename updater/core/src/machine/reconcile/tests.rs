@@ -39,6 +39,8 @@ fn reverting(attempts: u32) -> Phase {
         detail: String::new(),
         boot: then(),
         attempts,
+        rejected_in: None,
+        hopes: 0,
     })
 }
 
@@ -64,7 +66,8 @@ fn rows() -> Vec<Row> {
         (Phase::Idle, true, B, ok, TRYING, Resume::Facts),
         // Armed | yes | no | crashed before the reboot: arm again, reboot
         (armed(), true, A, ok, TRYING, Resume::ArmAgain),
-        (armed(), true, A, ok, empty, Resume::ArmAgain),
+        // ... unless it was not armed yet, or is no more: the gate has its word again
+        (armed(), true, A, ok, empty, Resume::VerifyAgain),
         // Armed | no | yes | Trying
         (armed(), false, B, ok, TRYING, Resume::BeginTrial),
         (armed(), false, B, ok, LAST_TRY, Resume::BeginTrial),
@@ -74,6 +77,8 @@ fn rows() -> Vec<Row> {
         (armed(), false, A, ok, TRYING, Resume::FellBack(Reason::DidNotBoot)),
         // ... unless power was lost before it was switched at all
         (armed(), false, A, ok, empty, Resume::VerifyAgain),
+        // ... or it was confirmed, and somebody chose the other slot
+        (armed(), false, A, ok, ok, Resume::Facts),
         // one boot can not change its slot
         (armed(), true, B, ok, TRYING, Resume::Facts),
         // Trying | yes | yes, confirmed | Good
@@ -85,6 +90,7 @@ fn rows() -> Vec<Row> {
         (trying(), false, B, ok, LAST_TRY, Resume::GoOnTrying),
         // Trying | no | no | RolledBack(lost while trying)
         (trying(), false, A, ok, LAST_TRY, Resume::FellBack(Reason::LostWhileTrying)),
+        (trying(), false, A, ok, ok, Resume::Facts),
         (trying(), true, A, ok, TRYING, Resume::Facts),
         // Reverting | yes | yes | reject again, reboot
         (reverting(1), true, B, ok, TRYING, Resume::RejectAgain),
