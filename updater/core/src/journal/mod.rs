@@ -185,6 +185,9 @@ pub struct Reversal {
     /// Reboots in the hope that the boot loader leaves it by its own counting, because it could not be told; bounded.
     #[serde(default)]
     pub hopes: u32,
+    /// The last of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hoped_in: Option<BootId>,
 }
 
 /// What never goes down on this device.

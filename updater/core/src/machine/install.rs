@@ -46,6 +46,8 @@ impl Machine {
             Ok(Finished::Facts(facts)) if facts.confirmed_booted() == Some(update.target.other()) => {
                 // From here on the target holds nothing that is known.
                 *self.journal.slots.get_mut(update.target) = None;
+                // Clearing it is what comes now.
+                self.journal.letting_go = None;
                 self.enter(Phase::Writing(update.clone()), Mood::Plain);
                 self.record(now, OutcomeKind::Started, Some(update.target), None);
                 self.run(Ordered::Clear, Work::Clear { slot: update.target, to_write: true }, out);

@@ -51,11 +51,7 @@ impl Machine {
 
     /// The slot that has to be let go of, and can be now.
     pub(super) fn letting_go(&self) -> Option<SlotId> {
-        let quiet = matches!(self.mood, Mood::Plain | Mood::Good)
-            && matches!(
-                self.journal.phase,
-                Phase::Idle | Phase::RolledBack { .. } | Phase::Offered(_) | Phase::Staged(_)
-            );
+        let quiet = matches!(self.mood, Mood::Plain | Mood::Good) && self.is_quiet();
         let running = self.facts.as_ref()?.confirmed_booted()?;
         let slot = self.journal.letting_go.as_ref().map(|letting_go| letting_go.slot);
         slot.filter(|slot| quiet && *slot == running.other())
@@ -136,15 +132,19 @@ impl Machine {
     /// Done: what had to wait goes on.
     fn let_go_of(&mut self, now: &Now, out: &mut Out) {
         (self.journal.letting_go, self.pause, self.stumbles) = (None, None, 0);
-        if !matches!(self.journal.phase, Phase::Idle | Phase::RolledBack { .. }) {
-            self.check_owed = None;
-        }
+        let check = self.check_owed.take();
         match &self.journal.phase {
             Phase::Staged(update) => match self.journal.blocked.get(&update.release.manifest_sha256).cloned() {
                 Some(blocked) => {
                     self.enter(Phase::Idle, Mood::Plain);
                     self.wait_for(now, blocked.reason, &blocked.detail, None);
-                    self.wake_for_poll(now);
+                    self.check_or_wait(now, check, out);
+                }
+                None if check.is_some() => {
+                    if check == Some(true) {
+                        self.answers = None;
+                    }
+                    self.ask(now, Point::Activate, out);
                 }
                 // Taking back an arming had been interrupted.
                 None if self.waiting.is_none() => self.look_around(Point::Activate, Occasion::Start, out),
@@ -153,14 +153,16 @@ impl Machine {
                 None => {}
             },
             Phase::Offered(_) => self.look_around(Point::Download, Occasion::Wait, out),
-            _ => match self.check_owed.take() {
-                // A refusal shows in the status; whoever asked had his answer.
-                Some(by_operator) => {
-                    drop(self.begin_check(now, Search { by_operator, ..Search::default() }, out));
-                }
-                None if self.wake.is_none() => self.wake_for_poll(now),
-                None => {}
-            },
+            _ => self.check_or_wait(now, check, out),
+        }
+    }
+
+    fn check_or_wait(&mut self, now: &Now, check: Option<bool>, out: &mut Out) {
+        match check {
+            // A refusal shows in the status; whoever asked had his answer.
+            Some(by_operator) => drop(self.begin_check(now, Search { by_operator, ..Search::default() }, out)),
+            None if self.wake.is_none() => self.wake_for_poll(now),
+            None => {}
         }
     }
 

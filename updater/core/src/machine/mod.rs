@@ -50,6 +50,9 @@ pub const MAX_CHANGES: u32 = 64;
 /// Boots in which a slot is rejected before the device stays up and says that its boot loader does not listen.
 pub const MAX_REJECTS: u32 = 3;
 
+/// How soon to write again a journal that could not be written, and that nothing else depends on.
+const SAVE_AGAIN: Duration = Duration::from_secs(60);
+
 /// What the machine is made of.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -73,6 +76,8 @@ pub struct Machine {
     unsaved: bool,
     /// `before` was so already.
     before_unsaved: bool,
+    /// Uptime at which to try again, when nothing else is done before.
+    save_at: Option<Duration>,
     /// None until the boot loader could be read.
     facts: Option<BootFacts>,
     /// What the journal does not hold.
@@ -217,6 +222,7 @@ impl Machine {
             journal,
             unsaved: false,
             before_unsaved: false,
+            save_at: None,
             facts: None,
             mood: Mood::Plain,
             order: None,
@@ -239,7 +245,7 @@ impl Machine {
         machine.see_to_letting_go(now, &mut out);
         // Reports the spool had not confirmed when the last process ended.
         out.extend(before.outbox.iter().cloned().map(|report| Effect::Report(Box::new(report))));
-        let effects = machine.finish(before, out);
+        let effects = machine.finish(now, before, out);
         (machine, effects)
     }
 
@@ -264,32 +270,53 @@ impl Machine {
             Event::PersistFailed { vital: false, failure } => {
                 // Nothing is ordered here: what was decided is under way.
                 self.unsaved = true;
-                self.fail(now, &failure);
+                self.save_at = Some(now.uptime.saturating_add(SAVE_AGAIN));
+                if self.last_error.is_none() {
+                    self.fail(now, &failure);
+                }
                 return Vec::new();
             }
             Event::Reported { .. } => {}
         }
         self.see_to_letting_go(now, &mut out);
-        self.finish(before, out)
+        self.finish(now, before, out)
     }
 
     /// Puts `Persist` first where the journal is not what is durable, and new reports last.
-    fn finish(&mut self, before: Journal, mut out: Out) -> Vec<Effect> {
+    fn finish(&mut self, now: &Now, before: Journal, mut out: Out) -> Vec<Effect> {
         self.journal.bound();
-        let owed = self.unsaved && !out.is_empty();
-        if self.journal == before && !owed {
+        let alone = out.is_empty();
+        let due = self.save_at.is_some_and(|at| at <= now.uptime);
+        if self.journal == before && !(self.unsaved && (!alone || due)) {
             return out;
         }
+        let vital = self.is_vital(&before) && !(alone && self.journal == before);
+        self.save_at = None;
         self.before_unsaved = std::mem::take(&mut self.unsaved);
         let new = |report: &&crate::history::Report| report.sequence >= before.next_report;
         out.extend(self.journal.outbox.iter().filter(new).cloned().map(|report| Effect::Report(Box::new(report))));
-        // Without them a system is still proven or left, and a slot taken from the boot loader: never the less safe way.
-        let lets_go = before.letting_go.is_some() || self.letting_go().is_some();
-        let running = matches!(self.journal.phase, Phase::Trying(_) | Phase::Reverting(_)) || self.mood == Mood::Good;
-        let vital = !running && !lets_go;
         out.insert(0, Effect::Persist { journal: Box::new(self.journal.clone()), vital });
         self.before = before;
         out
+    }
+
+    /// Whether nothing of the step may be done unless it was written down. Without that a system is still proven or left, and
+    /// a slot taken from the boot loader: never the less safe way.
+    fn is_vital(&self, before: &Journal) -> bool {
+        if matches!(self.journal.phase, Phase::Trying(_) | Phase::Reverting(_)) || self.mood == Mood::Good {
+            return false;
+        }
+        let quiet = self.is_quiet();
+        let over = quiet && before.letting_go.is_some() && self.journal.letting_go.is_none();
+        let begun = self.letting_go().filter(|_| before.letting_go.is_none());
+        // A confirmed system is the way back: it is given up on a word that is kept, or not at all.
+        let gives_up = begun.zip(self.facts.as_ref()).is_some_and(|(slot, facts)| facts.slot(slot).is_confirmed());
+        gives_up || (self.letting_go().is_none() && !over)
+    }
+
+    /// Nothing is written, and no boot loader switched.
+    const fn is_quiet(&self) -> bool {
+        matches!(self.journal.phase, Phase::Idle | Phase::RolledBack { .. } | Phase::Offered(_) | Phase::Staged(_))
     }
 
     /// Nothing of the last step was done: go back to what is durable, and try again from there later.
@@ -423,7 +450,8 @@ impl Machine {
     /// Uptime at which the machine wants a `Tick`.
     #[must_use]
     pub fn wake_at(&self) -> Option<Duration> {
-        [self.wake, self.lets_go_at()].into_iter().flatten().min()
+        let save_at = self.save_at.filter(|_| self.unsaved);
+        [self.wake, self.lets_go_at(), save_at].into_iter().flatten().min()
     }
 
     /// State changes since the last call, in order.

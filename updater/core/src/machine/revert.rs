@@ -61,7 +61,8 @@ impl Machine {
             self.block(now, release, reason, detail);
         }
         let detail = detail.to_owned();
-        let reversal = Reversal { slot, update, reason, detail, boot, attempts: 0, rejected_in: None, hopes: 0 };
+        let reversal =
+            Reversal { slot, update, reason, detail, boot, attempts: 0, rejected_in: None, hopes: 0, hoped_in: None };
         // From here on this is what says so.
         self.journal.letting_go = None;
         self.enter(Phase::Reverting(reversal), Mood::Plain);
@@ -167,7 +168,10 @@ impl Machine {
         // Every boot of an unconfirmed slot costs it a try, so the boot loader leaves it without our help; one that can
         // not count either does not.
         let Phase::Reverting(reversal) = &mut self.journal.phase else { return };
-        reversal.hopes = reversal.hopes.saturating_add(1);
+        if reversal.hoped_in.as_ref() != Some(&reversal.boot) {
+            reversal.hoped_in = Some(reversal.boot.clone());
+            reversal.hopes = reversal.hopes.saturating_add(1);
+        }
         if reversal.hopes > u32::from(MOST_TRIES) {
             return self.stay_up(now, &format!("the boot loader neither rejects slot {slot} nor counts its boots"));
         }
@@ -318,7 +322,10 @@ impl Machine {
             Resume::Unknown => {}
             // Comes first, at the end of this step.
             Resume::AskAgain | Resume::VerifyAgain if self.letting_go().is_some() => self.fresh = false,
-            Resume::Facts => self.follow_facts(now, out),
+            Resume::Facts => {
+                self.keep_proof(now);
+                self.follow_facts(now, out);
+            }
             Resume::AskAgain => self.ask_again(now, out),
             // A daemon that starts is no reason to ask a server sooner than it said.
             Resume::Rewrite if self.is_patient(now) => {}

@@ -174,6 +174,29 @@ impl Machine {
             _ => return,
         };
         self.drop_order(out);
+        self.proven(now, slot, update);
+        self.journal.retry = Retry::default();
+        self.last_error = None;
+        self.trial = TrialRun::default();
+        self.enter(Phase::Idle, Mood::Good);
+        self.wake_for_poll(now);
+    }
+
+    /// It was confirmed, power was lost before that was written down, and somebody chose the other slot.
+    pub(super) fn keep_proof(&mut self, now: &Now) {
+        let Some(facts) = &self.facts else { return };
+        let (slot, update, boot) = match &self.journal.phase {
+            Phase::Trying(trial) => (trial.slot, trial.update.clone(), &trial.boot),
+            Phase::Armed { update, boot } => (update.target, Some(update.clone()), boot),
+            _ => return,
+        };
+        if *boot != facts.boot_id && facts.booted != Some(slot) && facts.slot(slot).is_confirmed() {
+            self.proven(now, slot, update);
+        }
+    }
+
+    /// What a confirmed system has proven is kept.
+    fn proven(&mut self, now: &Now, slot: SlotId, update: Option<Update>) {
         if let Some(update) = update {
             let floor = &mut self.journal.floor;
             floor.counter = floor.counter.max(update.rollback_floor);
@@ -182,14 +205,11 @@ impl Machine {
             self.journal.blocked.remove(&update.release.manifest_sha256);
             *self.journal.slots.get_mut(slot) = Some(update.record(now.wall));
         }
-        self.record(now, OutcomeKind::Healthy, Some(slot), None);
-        self.journal.retry = Retry::default();
-        self.last_error = None;
         // Of a boot before this system was armed, kept by an updater that did not know it.
-        self.journal.letting_go = None;
-        self.trial = TrialRun::default();
-        self.enter(Phase::Idle, Mood::Good);
-        self.wake_for_poll(now);
+        let facts = self.facts.as_ref();
+        let confirmed = |owed: SlotId| owed == slot || facts.is_some_and(|facts| facts.slot(owed).is_confirmed());
+        self.journal.letting_go.take_if(|letting_go| confirmed(letting_go.slot));
+        self.record(now, OutcomeKind::Healthy, Some(slot), None);
     }
 
     pub(super) fn tick_degraded(&mut self, now: &Now, trouble: Trouble, due: bool, out: &mut Out) {

@@ -90,7 +90,7 @@ impl Machine {
     pub fn is_idle(&self, now: &Now) -> bool {
         let soon = self.wake_at().is_some_and(|wake| wake < now.uptime.saturating_add(WORTH_STAYING));
         let tied = matches!(self.journal.phase, Phase::Trying(_) | Phase::Reverting(_));
-        self.order.is_none() && !soon && !tied && !self.opens_soon(now)
+        self.order.is_none() && !self.unsaved && !soon && !tied && !self.opens_soon(now)
     }
 
     /// The update at hand waits for nothing but hours that open before the timer is sure to come.

@@ -71,6 +71,7 @@ fn phases() -> Vec<Phase> {
         attempts: 1,
         rejected_in: Some(boot.clone()),
         hopes: 1,
+        hoped_in: None,
     };
     vec![
         Phase::Idle,

@@ -182,7 +182,17 @@ fn a_switch_is_taken_back_although_nothing_can_be_written_down() {
     let effects = machine.step(&scene.now, ended(&scene, &effects, clears, Ok(SlotBoot::Empty)));
     // Done once is enough, whether that can be written down or not.
     untold(&mut machine, &scene, &effects);
-    assert_eq!((machine.state(), machine.wake_at()), (StateName::Idle, None));
+    assert_eq!(machine.state(), StateName::Idle);
+    // Nor is it forgotten: the daemon stays and tries to write it until it can.
+    for _ in 0..3 {
+        assert!(!machine.is_idle(&scene.now));
+        let effects = later(&mut scene, &mut machine);
+        assert_eq!(effects.len(), 1, "{effects:?}");
+        untold(&mut machine, &scene, &effects);
+        assert_eq!(machine.state(), StateName::Idle);
+    }
+    assert_eq!(later(&mut scene, &mut machine).len(), 1);
+    assert!(machine.is_idle(&scene.now) && machine.wake_at().is_none(), "written");
     let told = machine.status(&scene.now).last_error.expect("it is told");
     assert_eq!(told.detail, "read-only file system");
 }
@@ -237,6 +247,7 @@ fn a_confirmed_system_that_was_rejected_is_no_way_back() {
     let reject = Command::Reject { slot: SlotId::B, reason: String::new() };
     let effects = machine.step(&scene.now, Event::Command(reject));
     assert_eq!(answer(&effects), Ok(()));
+    assert!(matches!(effects.first(), Some(Effect::Persist { vital: true, .. })), "{effects:?}");
     machine.step(&scene.now, ended(&scene, &effects, is_reject, Err(failure())));
     let back = Command::Rollback { reason: String::new() };
     assert_eq!(answer(&machine.step(&scene.now, Event::Command(back))), Err(Reason::NoUpdate));
@@ -279,6 +290,35 @@ fn a_check_that_had_to_wait_is_made() {
 }
 
 #[test]
+fn a_check_that_had_to_wait_asks_about_what_is_staged() {
+    let phase = Phase::Armed { update: update(), boot: Scene::new().facts.boot_id };
+    let (scene, mut machine, effects) = start(phase, ARMED, |_| {});
+    let arms = |work: &Work| matches!(work, Work::Arm { .. });
+    machine.step(&scene.now, ended(&scene, &effects, arms, Ok(ARMED)));
+    // The gate closed.
+    let mut out = Vec::new();
+    machine.wait_for(&scene.now, Reason::RolloutPaused, "", None);
+    machine.disarm(&mut out);
+    machine.step(&scene.now, Event::Command(Command::Check { by_operator: true }));
+    let effects = machine.step(&scene.now, ended(&scene, &out, clears, Ok(SlotBoot::Empty)));
+    let asks = |effect: &Effect| matches!(effect, Effect::Run { work: Work::Ask { fetch: true, .. }, .. });
+    assert!(effects.iter().any(asks), "{effects:?}");
+}
+
+#[test]
+fn what_was_proven_and_not_written_down_is_kept_when_another_slot_is_chosen() {
+    let mut proven = update();
+    proven.rollback_floor = 6;
+    let boot = crate::facts::BootId("before".into());
+    let trial = crate::journal::Trial { slot: SlotId::B, update: Some(proven), boot, since_ms: 0 };
+    let (_, machine, effects) = start(Phase::Trying(trial), SlotBoot::Confirmed, held);
+    assert!(machine.state() == StateName::Idle && !rejects(&effects), "{effects:?}");
+    assert_eq!(machine.journal.floor.counter, 6);
+    let last = machine.journal.history.last().map(|outcome| outcome.kind);
+    assert_eq!(last, Some(crate::history::OutcomeKind::Healthy));
+}
+
+#[test]
 fn what_is_only_offered_is_not_blamed_for_what_the_slot_holds() {
     let mut offered = update();
     offered.release.counter += 1;
@@ -309,12 +349,17 @@ fn a_boot_loader_that_neither_obeys_nor_counts_is_not_asked_for_ever() {
         attempts: 0,
         rejected_in: None,
         hopes: 0,
+        hoped_in: None,
     };
     let running = |scene: &mut Scene| scene.facts.booted = Some(SlotId::B);
     let mut phase = Phase::Reverting(reversal);
     let mut reboots = 0;
     while reboots < 50 {
-        let (mut scene, mut machine, mut effects) = start(phase.clone(), ARMED, running);
+        let boot = |scene: &mut Scene| {
+            running(scene);
+            scene.facts.boot_id = crate::facts::BootId(format!("boot {reboots}"));
+        };
+        let (mut scene, mut machine, mut effects) = start(phase.clone(), ARMED, boot);
         let rebooting = |effect: &Effect| matches!(effect, Effect::Run { work: Work::Reboot, .. });
         while machine.state() == StateName::Reverting && !effects.iter().any(rebooting) {
             let asked = |work: &Work| is_reject(work) || matches!(work, Work::ReadFacts);

@@ -41,6 +41,7 @@ fn reverting(attempts: u32) -> Phase {
         attempts,
         rejected_in: None,
         hopes: 0,
+        hoped_in: None,
     })
 }
 
