@@ -16,3 +16,11 @@ pub struct Now {
     /// A fresh random number, for jitter. Not secret.
     pub random: u64,
 }
+
+impl Now {
+    /// [`Now::uptime`], as it is written down.
+    #[must_use]
+    pub fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.uptime.as_millis()).unwrap_or(u64::MAX)
+    }
+}

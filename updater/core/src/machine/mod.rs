@@ -6,7 +6,7 @@
 //!
 //! Each state's behaviour is a file: `check` (Idle, Checking, Offered), `install` (Approved to Staged), `switch`
 //! (Armed), `trial` (Trying, Good), `revert` (Reverting, RolledBack, Degraded). `command` is what operators may do,
-//! `let_go` what becomes of a slot that must not be booted, `recall` what happens to a running release that its vendor took back, `reconcile` what a start means, `waiting` what
+//! `let_go` what becomes of a slot that must not be booted, `save` what of a step has to be durable, `recall` what happens to a running release that its vendor took back, `reconcile` what a start means, `waiting` what
 //! costs nobody anything in between, `view` what is shown.
 
 use std::collections::BTreeMap;
@@ -35,6 +35,7 @@ mod memory;
 mod recall;
 pub mod reconcile;
 mod revert;
+mod save;
 mod switch;
 pub mod transitions;
 mod trial;
@@ -49,9 +50,6 @@ pub const MAX_CHANGES: u32 = 64;
 
 /// Boots in which a slot is rejected before the device stays up and says that its boot loader does not listen.
 pub const MAX_REJECTS: u32 = 3;
-
-/// How soon to write again a journal that could not be written, and that nothing else depends on.
-const SAVE_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the machine is made of.
 #[derive(Debug, Clone)]
@@ -266,14 +264,8 @@ impl Machine {
                 self.setup.policy = *policy;
                 self.tick(now, &mut out);
             }
-            Event::PersistFailed { vital: true, failure } => return self.persist_failed(now, failure),
-            Event::PersistFailed { vital: false, failure } => {
-                // Nothing is ordered here: what was decided is under way.
-                self.unsaved = true;
-                self.save_at = Some(now.uptime.saturating_add(SAVE_AGAIN));
-                if self.last_error.is_none() {
-                    self.fail(now, &failure);
-                }
+            Event::PersistFailed { vital, failure } => {
+                self.persist_failed(now, vital, &failure);
                 return Vec::new();
             }
             Event::Reported { .. } => {}
@@ -282,54 +274,9 @@ impl Machine {
         self.finish(now, before, out)
     }
 
-    /// Puts `Persist` first where the journal is not what is durable, and new reports last.
-    fn finish(&mut self, now: &Now, before: Journal, mut out: Out) -> Vec<Effect> {
-        self.journal.bound();
-        let alone = out.is_empty();
-        let due = self.save_at.is_some_and(|at| at <= now.uptime);
-        if self.journal == before && !(self.unsaved && (!alone || due)) {
-            return out;
-        }
-        let vital = self.is_vital(&before) && !(alone && self.journal == before);
-        self.save_at = None;
-        self.before_unsaved = std::mem::take(&mut self.unsaved);
-        let new = |report: &&crate::history::Report| report.sequence >= before.next_report;
-        out.extend(self.journal.outbox.iter().filter(new).cloned().map(|report| Effect::Report(Box::new(report))));
-        out.insert(0, Effect::Persist { journal: Box::new(self.journal.clone()), vital });
-        self.before = before;
-        out
-    }
-
-    /// Whether nothing of the step may be done unless it was written down. Without that a system is still proven or left, and
-    /// a slot taken from the boot loader: never the less safe way.
-    fn is_vital(&self, before: &Journal) -> bool {
-        if matches!(self.journal.phase, Phase::Trying(_) | Phase::Reverting(_)) || self.mood == Mood::Good {
-            return false;
-        }
-        let quiet = self.is_quiet();
-        let over = quiet && before.letting_go.is_some() && self.journal.letting_go.is_none();
-        let begun = self.letting_go().filter(|_| before.letting_go.is_none());
-        // A confirmed system is the way back: it is given up on a word that is kept, or not at all.
-        let gives_up = begun.zip(self.facts.as_ref()).is_some_and(|(slot, facts)| facts.slot(slot).is_confirmed());
-        gives_up || (self.letting_go().is_none() && !over)
-    }
-
     /// Nothing is written, and no boot loader switched.
     const fn is_quiet(&self) -> bool {
         matches!(self.journal.phase, Phase::Idle | Phase::RolledBack { .. } | Phase::Offered(_) | Phase::Staged(_))
-    }
-
-    /// Nothing of the last step was done: go back to what is durable, and try again from there later.
-    fn persist_failed(&mut self, now: &Now, failure: Failure) -> Vec<Effect> {
-        self.journal = self.before.clone();
-        self.unsaved = self.before_unsaved;
-        self.order = None;
-        self.mood = Mood::Degraded(Trouble::Blind);
-        self.fail(now, &failure);
-        self.stumbles = self.stumbles.saturating_add(1);
-        let delay = self.short_backoff(now);
-        self.wake_in(now, delay);
-        Vec::new()
     }
 
     fn tick(&mut self, now: &Now, out: &mut Out) {

@@ -9,7 +9,7 @@ use bundle::reason::Reason;
 use super::{MAX_REJECTS, Machine, Mood, Occasion, Ordered, Out, TrialRun, Trouble};
 use crate::effect::{Effect, EvidenceRequest, Work};
 use crate::event::{Failure, Finished};
-use crate::facts::BootFacts;
+use crate::facts::{BootFacts, BootId};
 use crate::gate::Point;
 use crate::history::OutcomeKind;
 use crate::journal::{Phase, Reversal, Trial};
@@ -91,8 +91,7 @@ impl Machine {
         self.fail(now, &Failure::new(Reason::BootControlError, detail));
         if !confirmed {
             // As a trial that failed with nothing to fall back to: it may get well.
-            let since_ms = u64::try_from(now.uptime.as_millis()).unwrap_or(u64::MAX);
-            let trial = Trial { slot, update, boot, since_ms };
+            let trial = Trial { slot, update, boot, since_ms: now.uptime_ms() };
             self.enter(Phase::Trying(trial), Mood::Degraded(Trouble::NoFallback));
             return self.wake_in(now, LOOK_AGAIN);
         }
@@ -141,10 +140,7 @@ impl Machine {
         let Phase::Reverting(reversal) = &mut self.journal.phase else { return };
         // Counted only now, and once: a boot in which power was lost first, or a reboot that is held up, says nothing
         // about the boot loader.
-        if reversal.rejected_in.as_ref() != Some(&reversal.boot) {
-            reversal.rejected_in = Some(reversal.boot.clone());
-            reversal.attempts = reversal.attempts.saturating_add(1);
-        }
+        once_a_boot(&mut reversal.attempts, &mut reversal.rejected_in, &reversal.boot);
         self.run(Ordered::Reboot, Work::Reboot, out);
     }
 
@@ -168,10 +164,7 @@ impl Machine {
         // Every boot of an unconfirmed slot costs it a try, so the boot loader leaves it without our help; one that can
         // not count either does not.
         let Phase::Reverting(reversal) = &mut self.journal.phase else { return };
-        if reversal.hoped_in.as_ref() != Some(&reversal.boot) {
-            reversal.hoped_in = Some(reversal.boot.clone());
-            reversal.hopes = reversal.hopes.saturating_add(1);
-        }
+        once_a_boot(&mut reversal.hopes, &mut reversal.hoped_in, &reversal.boot);
         if reversal.hopes > u32::from(MOST_TRIES) {
             return self.stay_up(now, &format!("the boot loader neither rejects slot {slot} nor counts its boots"));
         }
@@ -376,6 +369,14 @@ impl Machine {
         let detail = "the running slot was never written to its end; it is left alone and not confirmed";
         self.fail(now, &Failure::new(Reason::BootedSlotUnconfirmed, detail));
         self.enter(self.journal.phase.clone(), Mood::Degraded(Trouble::Incomplete));
+    }
+}
+
+/// Counts a boot, unless it is the last one that was counted.
+fn once_a_boot(count: &mut u32, last: &mut Option<BootId>, boot: &BootId) {
+    if last.as_ref() != Some(boot) {
+        *last = Some(boot.clone());
+        *count = count.saturating_add(1);
     }
 }
 

@@ -22,8 +22,7 @@ impl Machine {
     /// A slot that is not confirmed runs: let it prove itself.
     pub(super) fn begin_trial(&mut self, now: &Now, slot: SlotId, update: Option<Update>, out: &mut Out) {
         let Some(facts) = &self.facts else { return };
-        let since_ms = u64::try_from(now.uptime.as_millis()).unwrap_or(u64::MAX);
-        let trial = Trial { slot, update, boot: facts.boot_id.clone(), since_ms };
+        let trial = Trial { slot, update, boot: facts.boot_id.clone(), since_ms: now.uptime_ms() };
         self.enter(Phase::Trying(trial), Mood::Plain);
         self.record(now, OutcomeKind::Trial, Some(slot), None);
         self.look(out);
@@ -35,7 +34,7 @@ impl Machine {
         if trial.boot != facts.boot_id {
             // Another boot: the boot loader has counted it, so the deadline starts anew.
             trial.boot = facts.boot_id.clone();
-            trial.since_ms = u64::try_from(now.uptime.as_millis()).unwrap_or(u64::MAX);
+            trial.since_ms = now.uptime_ms();
             self.count_change();
         }
         self.look(out);
