@@ -56,7 +56,9 @@ impl Machine {
         }
         // Back to where the last step began, and on from there later.
         self.journal = self.before.clone();
-        self.unsaved = self.before_unsaved;
+        if self.before_unsaved {
+            self.save_later(now);
+        }
         self.order = None;
         self.mood = Mood::Degraded(Trouble::Blind);
         self.fail(now, failure);

@@ -376,3 +376,31 @@ fn a_boot_loader_that_neither_obeys_nor_counts_is_not_asked_for_ever() {
     }
     assert!((3..20).contains(&reboots), "{reboots}");
 }
+
+#[test]
+fn what_was_never_written_is_still_owed_after_another_failure() {
+    let phase = Phase::Armed { update: update(), boot: Scene::new().facts.boot_id };
+    let (mut scene, mut machine, _) = start(phase, ARMED, |_| {});
+    let lost = |machine: &mut Machine, scene: &Scene, vital| {
+        machine.step(&scene.now, Event::PersistFailed { vital, failure: failure() });
+    };
+    let effects = machine.step(&scene.now, Event::Command(Command::Cancel));
+    lost(&mut machine, &scene, false);
+    machine.step(&scene.now, ended(&scene, &effects, clears, Ok(SlotBoot::Empty)));
+    lost(&mut machine, &scene, false);
+    let effects = machine.step(&scene.now, Event::Command(Command::Retry { manifest: None }));
+    assert!(matches!(effects.first(), Some(Effect::Persist { vital: true, .. })), "{effects:?}");
+    lost(&mut machine, &scene, true);
+    let looking = later(&mut scene, &mut machine);
+    let looks = |work: &Work| matches!(work, Work::ReadFacts);
+    let mut effects = machine.step(&scene.now, ended(&scene, &looking, looks, Ok(SlotBoot::Empty)));
+    effects.extend(looking);
+    if !effects.iter().any(|effect| matches!(effect, Effect::Persist { .. })) {
+        effects = later(&mut scene, &mut machine);
+    }
+    let written = effects.iter().find_map(|effect| match effect {
+        Effect::Persist { journal, .. } => Some(journal.blocked.contains_key(&update().release.manifest_sha256)),
+        _ => None,
+    });
+    assert_eq!(written, Some(true), "the cancel: {effects:?}");
+}
