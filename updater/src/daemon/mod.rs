@@ -155,7 +155,7 @@ async fn unless_it_fails<T>(otherwise: &str, asked: impl Future<Output = Result<
 
 /// On a device root may do everything; in a simulation, whoever started it.
 fn authorizer(device: &Device) -> Authorizer {
-    Authorizer { owner: if device.simulated { nix::unistd::getuid().as_raw() } else { 0 } }
+    Authorizer::new(if device.simulated { nix::unistd::getuid().as_raw() } else { 0 })
 }
 
 /// Ends when the engine has nothing to do and nobody has asked for anything for a while.

@@ -20,7 +20,7 @@ use crate::handed::Handed;
 /// Least time between two signals that carry progress alone: a bar needs no more, and each one wakes every listener.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(250);
 /// Generous, because a person may be asked for a password in between.
-const CALL_TIMEOUT: Duration = Duration::from_secs(180);
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Longest wait for calls in flight when leaving.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -29,6 +29,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Service {
     connection: Connection,
+    authorizer: Authorizer,
     announcer: tokio::task::JoinHandle<()>,
 }
 
@@ -46,7 +47,7 @@ pub async fn serve(
     let status = engine.status.clone();
     let connection = builder
         .method_timeout(CALL_TIMEOUT)
-        .serve_at(PATH, Updater1::new(engine, authorizer, handed))
+        .serve_at(PATH, Updater1::new(engine, authorizer.clone(), handed))
         .build()
         .await
         .map_err(BusError::Connect)?;
@@ -55,7 +56,7 @@ pub async fn serve(
     // Never in a queue: two engines on one device must not wait for each other to die.
     connection.request_name_with_flags(NAME, fdo::RequestNameFlags::DO_NOT_QUEUE).await.map_err(failed)?;
     let announcer = tokio::spawn(announce(connection.clone(), status));
-    Ok(Service { connection, announcer })
+    Ok(Service { connection, authorizer, announcer })
 }
 
 impl Service {
@@ -64,9 +65,11 @@ impl Service {
         &self.connection
     }
 
-    /// Ends after `quiet` without a message in either direction.
+    /// Ends after `quiet` without a message in either direction and without a caller who waits for permission.
     pub async fn quiet(&self, quiet: Duration) {
-        while tokio::time::timeout(quiet, self.connection.monitor_activity()).await.is_ok() {}
+        while tokio::time::timeout(quiet, self.connection.monitor_activity()).await.is_ok()
+            || self.authorizer.is_asking()
+        {}
     }
 
     /// Gives the name back, answers what is still in flight, and leaves. A call that comes later starts a new daemon.

@@ -3,8 +3,10 @@
 //! uid 0 may; others when polkit says so; without polkit nobody else.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bundle::reason::Reason;
+use tokio::sync::RwLock;
 use zbus::message::{Flags, Header};
 use zbus::{Connection, Variant};
 
@@ -50,19 +52,33 @@ impl Action {
     }
 }
 
-/// Who may do what.
-#[derive(Debug, Clone, Copy)]
+/// Who may do what. Clones share what they are asking.
+#[derive(Debug, Clone)]
 pub struct Authorizer {
-    /// The user who may do everything: 0 on a device, the one who started it in a simulation.
-    pub owner: u32,
+    owner: u32,
+    /// Held by every question that has no answer yet.
+    asking: Arc<RwLock<()>>,
 }
 
 impl Authorizer {
+    /// `owner`: the user who may do everything; 0 on a device, the one who started it in a simulation.
+    #[must_use]
+    pub fn new(owner: u32) -> Self {
+        Self { owner, asking: Arc::default() }
+    }
+
+    /// Whether a caller waits for permission: a person may be typing a password, and no message comes meanwhile.
+    #[must_use]
+    pub fn is_asking(&self) -> bool {
+        self.asking.try_write().is_err()
+    }
+
     /// Ok when the sender of `call` may do `action`.
     ///
     /// # Errors
     /// `not_authorized`, with the way to get it.
-    pub async fn allow(self, connection: &Connection, call: &Header<'_>, action: Action) -> Result<(), Refused> {
+    pub async fn allow(&self, connection: &Connection, call: &Header<'_>, action: Action) -> Result<(), Refused> {
+        let _asking = self.asking.read().await;
         let Some(sender) = call.sender() else {
             return Err(Refused::new(Reason::NotAuthorized, "the call has no sender"));
         };

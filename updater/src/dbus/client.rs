@@ -21,10 +21,12 @@ use zbus::{
 
 use super::error::reason_of;
 use super::values::Dict;
-use super::{Arguments, NAME, PATH, arguments};
+use super::{Arguments, NAME, PATH, announce, arguments};
 
 /// The daemon is started on demand and reconciles first, on a slow device with a full journal.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// For a change, which may have to wait for a password: until after the daemon has given that up.
+const CHANGE_TIMEOUT: Duration = announce::CALL_TIMEOUT.saturating_add(CALL_TIMEOUT);
 
 /// Why a call did not give an answer.
 #[derive(Debug, thiserror::Error)]
@@ -93,15 +95,9 @@ impl Client {
         self.connection.unique_name().map(|n| n.to_string()).unwrap_or_default()
     }
 
-    /// Calls a method of the service.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn call<R>(&self, method: &str, arguments: Arguments<'_>) -> Result<R, ClientError>
-    where
-        R: DeserializeOwned + Type,
-    {
-        self.call_at(PATH, NAME, method, arguments).await
+    /// How long a change may take: a person may be asked for a password.
+    fn patience(&self) -> Duration {
+        if self.unattended { CALL_TIMEOUT } else { CHANGE_TIMEOUT }
     }
 
     /// Calls a method that takes texts and answers nothing.
@@ -114,21 +110,23 @@ impl Client {
             arguments.push_field(*text);
         }
         // Without a field there is no structure: the method takes nothing.
-        self.call(method, arguments.build().ok()).await
+        self.call_at(PATH, NAME, method, arguments.build().ok(), self.patience()).await
     }
 
+    /// Calls a method and waits for its answer, no longer than `limit`.
     async fn call_at<R>(
         &self,
         path: &str,
         interface: &str,
         method: &str,
         arguments: Arguments<'_>,
+        limit: Duration,
     ) -> Result<R, ClientError>
     where
         R: DeserializeOwned + Type,
     {
         let exchange = self.exchange(path, interface, method, arguments);
-        let reply = timeout(CALL_TIMEOUT, exchange).await.unwrap_or_else(|_| Err(timed_out())).map_err(from_zbus)?;
+        let reply = timeout(limit, exchange).await.unwrap_or_else(|_| Err(timed_out())).map_err(from_zbus)?;
         reply.body().deserialize().map_err(|e| ClientError::Answer(e.to_string()))
     }
 
@@ -170,7 +168,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn explain(&self) -> Result<(Status, Explanation), ClientError> {
-        let dict: Dict = self.call("Explain", None).await?;
+        let dict: Dict = self.call_at(PATH, NAME, "Explain", None, CALL_TIMEOUT).await?;
         Ok((json_field(&dict, "status_json")?, json_field(&dict, "explanation_json")?))
     }
 
@@ -179,7 +177,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn history(&self) -> Result<Vec<Outcome>, ClientError> {
-        let dicts: Vec<Dict> = self.call("History", None).await?;
+        let dicts: Vec<Dict> = self.call_at(PATH, NAME, "History", None, CALL_TIMEOUT).await?;
         dicts
             .into_iter()
             .map(|dict| json::from_value(&json_of(dict)).map_err(|e| ClientError::Answer(e.to_string())))
@@ -200,7 +198,7 @@ impl Client {
         if let Some(file) = file {
             options.insert("file", Variant::from(Fd::from(OwnedFd::from(file))));
         }
-        self.call("Install", arguments((source, options))).await
+        self.call_at(PATH, NAME, "Install", arguments((source, options)), self.patience()).await
     }
 
     /// A job's result and detail; none while it runs.
@@ -209,7 +207,8 @@ impl Client {
     /// See [`ClientError`].
     pub async fn job_end(&self, job: &JobPath) -> Result<Option<(String, String)>, ClientError> {
         let at = "org.freedesktop.DBus.Properties";
-        let all: Dict = self.call_at(job.as_str(), at, "GetAll", arguments(("org.flipside.Updater1.Job",))).await?;
+        let of = arguments(("org.flipside.Updater1.Job",));
+        let all: Dict = self.call_at(job.as_str(), at, "GetAll", of, CALL_TIMEOUT).await?;
         let text = |name: &str| all.get(name).and_then(|v| <&str>::try_from(v).ok()).unwrap_or_default().to_owned();
         Ok((text("State") == "done").then(|| (text("Result"), text("Detail"))))
     }
@@ -219,7 +218,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn cancel(&self, job: &JobPath) -> Result<(), ClientError> {
-        self.call_at(job.as_str(), "org.flipside.Updater1.Job", "Cancel", None).await
+        self.call_at(job.as_str(), "org.flipside.Updater1.Job", "Cancel", None, self.patience()).await
     }
 
     /// Listens for changes of the service's properties. Does not start the daemon.

@@ -253,7 +253,7 @@ impl Updater1 {
         let number = self.next_job.fetch_add(1, Ordering::Relaxed);
         let path = job_path(number)?;
         let (ended, end) = watch::channel(None);
-        let job = Job { engine: self.engine.clone(), authorizer: self.authorizer, end };
+        let job = Job { engine: self.engine.clone(), authorizer: self.authorizer.clone(), end };
         server.at(&path, job).await?;
         if let Some(old) = number.checked_sub(JOBS_KEPT) {
             server.remove::<Job, _>(job_path(old)?).await?;

@@ -32,7 +32,7 @@ struct Setup {
 async fn set_up(owner: u32) -> Setup {
     let bus = PrivateBus::start();
     let engine = PaperEngine::start();
-    let (handed, authorizer) = (Handed::default(), Authorizer { owner });
+    let (handed, authorizer) = (Handed::default(), Authorizer::new(owner));
     let service = serve(bus.builder(), engine.handle.clone(), authorizer, handed.clone()).await.unwrap();
     let client = Client::connect(bus.builder()).await.unwrap();
     Setup { bus, engine, client, service, handed }
@@ -244,7 +244,7 @@ async fn the_introspection_is_the_checked_in_one() {
 async fn a_name_that_is_taken_is_an_error() {
     let s = set_up(me()).await;
     let other = PaperEngine::start();
-    let again = serve(s.bus.builder(), other.handle.clone(), Authorizer { owner: me() }, Handed::default()).await;
+    let again = serve(s.bus.builder(), other.handle.clone(), Authorizer::new(me()), Handed::default()).await;
     assert!(again.is_err());
 }
 
@@ -253,10 +253,10 @@ async fn leaving_gives_the_name_back() {
     let bus = PrivateBus::start();
     let engine = PaperEngine::start();
     let service =
-        serve(bus.builder(), engine.handle.clone(), Authorizer { owner: me() }, Handed::default()).await.unwrap();
+        serve(bus.builder(), engine.handle.clone(), Authorizer::new(me()), Handed::default()).await.unwrap();
     within(service.quiet(Duration::from_millis(50))).await;
     within(service.leave()).await;
-    let again = serve(bus.builder(), engine.handle.clone(), Authorizer { owner: me() }, Handed::default()).await;
+    let again = serve(bus.builder(), engine.handle.clone(), Authorizer::new(me()), Handed::default()).await;
     assert!(again.is_ok());
 }
 

@@ -21,6 +21,46 @@ async fn strangers_read_and_change_nothing() {
     assert!(s.engine.seen.try_recv().is_err(), "the engine was asked");
 }
 
+/// polkit while a person types a password.
+struct SlowPolkit {
+    asked: std::sync::Arc<tokio::sync::Notify>,
+    typed: std::sync::Arc<tokio::sync::Notify>,
+}
+
+#[zbus::interface(name = "org.freedesktop.PolicyKit1.Authority")]
+impl SlowPolkit {
+    async fn check_authorization(
+        &self,
+        _subject: (String, std::collections::HashMap<String, zbus::OwnedVariant>),
+        _action: String,
+        _details: std::collections::HashMap<String, String>,
+        _flags: u32,
+        _cancellation: String,
+    ) -> (bool, bool, std::collections::HashMap<String, String>) {
+        self.asked.notify_one();
+        self.typed.notified().await;
+        (true, false, std::collections::HashMap::new())
+    }
+}
+
+#[tokio::test]
+async fn the_daemon_stays_while_a_password_is_typed() {
+    let mut s = set_up(me().wrapping_add(1)).await;
+    let (asked, typed) = <(std::sync::Arc<tokio::sync::Notify>, std::sync::Arc<tokio::sync::Notify>)>::default();
+    let polkit = SlowPolkit { asked: asked.clone(), typed: typed.clone() };
+    let polkit = s.bus.builder().serve_at("/org/freedesktop/PolicyKit1/Authority", polkit);
+    let _polkit = polkit.name("org.freedesktop.PolicyKit1").build().await.unwrap();
+    let client = s.client.clone();
+    let change = tokio::spawn(async move { client.change("Check", &[]).await });
+    within(asked.notified()).await;
+    let (quiet, longer) = (Duration::from_millis(50), Duration::from_millis(500));
+    assert!(tokio::time::timeout(longer, s.service.quiet(quiet)).await.is_err(), "nobody is there for the answer");
+    typed.notify_one();
+    within(change).await.unwrap().unwrap();
+    assert_eq!(s.engine.seen.recv().await, Some(Command::Check { by_operator: true }));
+    within(s.service.quiet(quiet)).await;
+}
+
 /// polkit's authority, as far as we ask it.
 struct PaperPolkit {
     grants: &'static str,
