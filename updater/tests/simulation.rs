@@ -17,7 +17,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixListener;
 
 use common::folder::{facts, system};
-use common::server::Server;
+use common::server::{Fault, Server};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::Value;
 use sim::{World, until};
@@ -124,6 +124,25 @@ fn who_waits_for_an_install_outlives_the_daemon() {
     assert_eq!(ended.code, OK, "{ended:?}");
     assert_eq!(world.status()["state"], "staged");
     world.assert_slot_b_holds(2);
+}
+
+#[test]
+fn a_daemon_that_is_told_to_end_does_so_in_the_middle_of_a_job() {
+    let mut world = World::new();
+    world.publish(2);
+    world.approve(2, 10_000, "rolling");
+    let server = Server::new(world.tree());
+    // The manifest is read, the rest never comes.
+    let mut reads = 0;
+    server.plan(move |request, _| {
+        reads += u32::from(request.path.ends_with(".bundle"));
+        if reads > 1 { Fault::StallHalfway } else { Fault::None }
+    });
+    world.config("url.toml", &format!("[source]\nurl = \"{}\"\n", server.url("")));
+    world.start();
+    assert_eq!(world.flipside(&["install", "--no-wait"]).code, OK);
+    world.wait_for("state", "writing");
+    world.stop_in_order();
 }
 
 #[test]

@@ -12,7 +12,7 @@ use zbus::object_server::SignalEmitter;
 use zbus::{Connection, connection, fdo};
 
 use super::authorize::Authorizer;
-use super::service::Updater1;
+use super::service::{Updater1, Waiters};
 use super::{BusError, NAME, PATH, values};
 use crate::engine::Handle;
 use crate::handed::Handed;
@@ -30,6 +30,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub struct Service {
     connection: Connection,
     authorizer: Authorizer,
+    waiters: Waiters,
     announcer: tokio::task::JoinHandle<()>,
 }
 
@@ -44,10 +45,10 @@ pub async fn serve(
     authorizer: Authorizer,
     handed: Handed,
 ) -> Result<Service, BusError> {
-    let status = engine.status.clone();
+    let (status, waiters) = (engine.status.clone(), Waiters::default());
     let connection = builder
         .method_timeout(CALL_TIMEOUT)
-        .serve_at(PATH, Updater1::new(engine, authorizer.clone(), handed))
+        .serve_at(PATH, Updater1::new(engine, authorizer.clone(), handed, waiters.clone()))
         .build()
         .await
         .map_err(BusError::Connect)?;
@@ -56,7 +57,7 @@ pub async fn serve(
     // Never in a queue: two engines on one device must not wait for each other to die.
     connection.request_name_with_flags(NAME, fdo::RequestNameFlags::DO_NOT_QUEUE).await.map_err(failed)?;
     let announcer = tokio::spawn(announce(connection.clone(), status));
-    Ok(Service { connection, authorizer, announcer })
+    Ok(Service { connection, authorizer, waiters, announcer })
 }
 
 impl Service {
@@ -77,7 +78,8 @@ impl Service {
         if let Err(e) = self.connection.release_name(NAME).await {
             tracing::debug!(error = %e, "the name could not be released");
         }
-        // It holds the connection, which ends only with the last of its holders.
+        // They hold the connection, which ends only with the last of its holders.
+        self.waiters.end();
         self.announcer.abort();
         let _ = self.announcer.await;
         let _ = tokio::time::timeout(FAREWELL, self.connection.graceful_shutdown()).await;

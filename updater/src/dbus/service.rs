@@ -7,10 +7,12 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bundle::digest::Digest;
 use bundle::reason::Reason;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use updater_core::event::Command;
 use updater_core::release::{Intent, Source};
 use updater_core::slot::SlotId;
@@ -30,19 +32,37 @@ use crate::handed::Handed;
 /// Ended jobs that can still be read.
 const JOBS_KEPT: u64 = 8;
 
+/// The tasks that wait for the end of a job. Each holds the connection and, through it, the engine. Clones share.
+#[derive(Debug, Clone, Default)]
+pub struct Waiters(Arc<Mutex<Vec<AbortHandle>>>);
+
+impl Waiters {
+    fn add(&self, waiter: AbortHandle) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|waiter| !waiter.is_finished());
+        all.push(waiter);
+    }
+
+    /// Waits no longer.
+    pub fn end(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(AbortHandle::abort);
+    }
+}
+
 /// The service object.
 pub struct Updater1 {
     engine: Handle,
     authorizer: Authorizer,
     handed: Handed,
+    waiters: Waiters,
     next_job: AtomicU64,
 }
 
 impl Updater1 {
-    /// Over this engine.
+    /// Over this engine; who waits for a job is among `waiters`.
     #[must_use]
-    pub fn new(engine: Handle, authorizer: Authorizer, handed: Handed) -> Self {
-        Self { engine, authorizer, handed, next_job: AtomicU64::new(1) }
+    pub fn new(engine: Handle, authorizer: Authorizer, handed: Handed, waiters: Waiters) -> Self {
+        Self { engine, authorizer, handed, waiters, next_job: AtomicU64::new(1) }
     }
 }
 
@@ -260,7 +280,7 @@ impl Updater1 {
         }
         let (status, connection, at) = (self.engine.status.clone(), connection.clone(), path.clone());
         let handed = self.handed.clone();
-        tokio::spawn(async move {
+        let waiter = tokio::spawn(async move {
             let end = job::wait_for_end(status.clone()).await;
             // An update that only waits for its hour still needs what came with the request.
             if !needs_source(status.borrow().state) {
@@ -271,6 +291,7 @@ impl Updater1 {
                 tracing::debug!(error = %e, "the end of a job could not be announced");
             }
         });
+        self.waiters.add(waiter.abort_handle());
         Ok(path)
     }
 }

@@ -252,8 +252,7 @@ async fn a_name_that_is_taken_is_an_error() {
 async fn leaving_gives_the_name_back() {
     let bus = PrivateBus::start();
     let engine = PaperEngine::start();
-    let service =
-        serve(bus.builder(), engine.handle.clone(), Authorizer::new(me()), Handed::default()).await.unwrap();
+    let service = serve(bus.builder(), engine.handle.clone(), Authorizer::new(me()), Handed::default()).await.unwrap();
     within(service.quiet(Duration::from_millis(50))).await;
     within(service.leave()).await;
     let again = serve(bus.builder(), engine.handle.clone(), Authorizer::new(me()), Handed::default()).await;

@@ -24,6 +24,8 @@ use crate::common::site::{self, noise};
 use crate::common::skip::skipped;
 
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Longest time a daemon may take to end.
+const GOODBYE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(30);
 
 /// What a command said.
@@ -291,6 +293,15 @@ impl World {
             daemon.kill().unwrap();
             daemon.wait().unwrap();
         }
+    }
+
+    /// The daemon is told to end, as by the service manager, and does so in time.
+    pub fn stop_in_order(&mut self) {
+        let daemon = nix::unistd::Pid::from_raw(self.daemon.as_ref().unwrap().id().try_into().unwrap());
+        nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let began = Instant::now();
+        self.wait_for_end();
+        assert!(began.elapsed() < GOODBYE, "it took {:?}", began.elapsed());
     }
 
     /// The daemon ends by itself, without an error.
