@@ -52,6 +52,14 @@ fn rest(status: &Status) -> Rest {
     }
 }
 
+/// Whether nothing is known of a check: it is lost with a daemon that is started again, and one that ended says what
+/// came of it.
+fn is_unchecked(status: &Status) -> bool {
+    matches!(status.state, StateName::Idle | StateName::RolledBack | StateName::Good)
+        && status.waiting.is_none()
+        && status.operation.is_none()
+}
+
 /// How far a switch is to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
@@ -125,12 +133,18 @@ async fn watch<T>(
     }
 }
 
-/// Waits until it is clear what a check comes to.
+/// Waits until it is clear what a check comes to. One that was lost is asked for again, once.
 ///
 /// # Errors
 /// The reason that holds it up, or no daemon.
 pub async fn check(client: &Client, bar: &mut Bar) -> Result<Status, Failed> {
+    let mut again = true;
     let (status, rest) = watch(client, bar, PATIENCE, async |status| {
+        if again && is_unchecked(status) {
+            client.change("Check", &[]).await?;
+            again = false;
+            return Ok(None);
+        }
         let rest = rest(status);
         Ok((rest != Rest::Busy).then(|| (status.clone(), rest)))
     })
@@ -138,6 +152,9 @@ pub async fn check(client: &Client, bar: &mut Bar) -> Result<Status, Failed> {
     match rest {
         Rest::Held(problem) if exit_of(problem.reason) != Exit::Ok => {
             Err(Failed::because(problem.reason, problem.detail))
+        }
+        _ if is_unchecked(&status) => {
+            Err(Failed::plain(Exit::Failed, "the daemon was started again and lost the check".to_owned()))
         }
         _ => Ok(status),
     }
@@ -226,66 +243,4 @@ pub async fn forever(client: &Client, mut show: impl FnMut(&Status)) -> Result<(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use updater_core::slot::SlotId;
-
-    #[test]
-    fn a_switch_ends_armed_restarting_or_held() {
-        let mut status = crate::dbus::testing::status();
-        status.state = StateName::Staged;
-        status.target = Some(SlotId::B);
-        status.last_error = None;
-        status.operation = Some("asking for approval".into());
-        assert_eq!(switched(&status, Goal::Armed, None), None);
-        let problem = Problem { reason: Reason::ApprovalStale, detail: "x".into(), at: None, until: None };
-        status.waiting = Some(problem.clone());
-        assert_eq!(switched(&status, Goal::Armed, None), None, "an older answer");
-        status.operation = None;
-        assert_eq!(switched(&status, Goal::Armed, None), Some(Err(problem.clone())));
-        status.waiting = None;
-        assert!(switched(&status, Goal::Armed, None).unwrap().is_err(), "taken back");
-        // Noted in the journal, and the boot loader could not be written.
-        status.state = StateName::Armed;
-        status.slots.b.boot = SlotBoot::Empty;
-        let error = Problem { reason: Reason::BootControlError, ..problem.clone() };
-        status.last_error = Some(error.clone());
-        assert_eq!(switched(&status, Goal::Armed, None), Some(Err(error.clone())));
-        status.slots.b.boot = SlotBoot::Trying { left: 3, done: 0 };
-        assert_eq!(switched(&status, Goal::Armed, None), Some(Ok(())));
-        assert_eq!(switched(&status, Goal::Restarting, Some(&error)), Some(Ok(())), "an older error");
-        assert!(switched(&status, Goal::Restarting, None).unwrap().is_err(), "the restart failed");
-        status.waiting = Some(Problem { reason: Reason::WindowClosed, ..problem.clone() });
-        assert_eq!(switched(&status, Goal::Armed, Some(&error)), Some(Ok(())));
-        assert!(switched(&status, Goal::Restarting, Some(&error)).unwrap().is_err());
-        status.operation = Some("rebooting".into());
-        assert_eq!(switched(&status, Goal::Restarting, Some(&error)), None);
-        status.operation = None;
-        status.waiting = Some(Problem { reason: Reason::Recalled, ..problem });
-        assert_eq!(switched(&status, Goal::Restarting, Some(&error)), Some(Ok(())), "a notice");
-    }
-
-    #[test]
-    fn rest_is_told_from_work() {
-        let mut status = crate::dbus::testing::status();
-        assert_eq!(rest(&status), Rest::Well);
-        status.operation = Some("asking".into());
-        assert_eq!(rest(&status), Rest::Busy);
-        status.state = StateName::Armed;
-        assert_eq!(rest(&status), Rest::Well);
-        status.state = StateName::Offered;
-        status.operation = None;
-        let problem = Problem { reason: Reason::RolloutHalted, detail: "x".into(), at: None, until: None };
-        status.waiting = Some(problem.clone());
-        assert_eq!(rest(&status), Rest::Held(problem));
-        // An update on its way goes on, unless it pauses after a failure.
-        status.state = StateName::Writing;
-        let problem = Problem { reason: Reason::Network, detail: "no route".into(), at: None, until: None };
-        status.waiting = Some(problem.clone());
-        assert_eq!(rest(&status), Rest::Held(problem));
-        status.operation = Some("writing".into());
-        assert_eq!(rest(&status), Rest::Busy);
-        (status.operation, status.waiting) = (None, None);
-        assert_eq!(rest(&status), Rest::Busy);
-    }
-}
+mod tests;
