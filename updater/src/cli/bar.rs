@@ -4,9 +4,12 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use bundle::json;
-use updater_core::status::{StateName, Status};
+use bundle::reason::Reason;
+use jiff::tz::TimeZone;
+use updater_core::status::{Problem, StateName, Status};
 
 use super::status::progress_line;
+use super::text::Reader;
 
 /// Cells of the bar itself.
 const WIDTH: u64 = 24;
@@ -14,11 +17,16 @@ const WIDTH: u64 = 24;
 /// Where progress is shown.
 pub enum Bar {
     /// Rewritten in place on standard error.
-    Terminal,
+    Terminal {
+        /// The reader's.
+        zone: TimeZone,
+    },
     /// One line per change of state, and per tenth part.
     Lines {
         /// What was printed last.
         last: String,
+        /// The reader's.
+        zone: TimeZone,
     },
     /// Not at all.
     Silent,
@@ -30,29 +38,29 @@ pub enum Bar {
 }
 
 impl Bar {
-    /// As the caller and the terminal are.
+    /// As the caller and the terminal are; `zone`: where the reader lives.
     #[must_use]
-    pub fn new(json: bool) -> Self {
+    pub fn new(json: bool, zone: TimeZone) -> Self {
         if json {
             Self::Json { last: None }
         } else if io::stderr().is_terminal() {
-            Self::Terminal
+            Self::Terminal { zone }
         } else {
-            Self::Lines { last: String::new() }
+            Self::Lines { last: String::new(), zone }
         }
     }
 
     /// Shows a picture.
     pub fn show(&mut self, status: &Status) {
         match self {
-            Self::Terminal => {
-                let line = live_line(status);
+            Self::Terminal { zone } => {
+                let line = live_line(status, zone);
                 // Back to the margin, then everything behind the new text is erased.
                 let _ = write!(io::stderr(), "\r{line}\x1b[K");
                 let _ = io::stderr().flush();
             }
-            Self::Lines { last } => {
-                let line = coarse_line(status);
+            Self::Lines { last, zone } => {
+                let line = coarse_line(status, zone);
                 if *last != line {
                     let _ = writeln!(io::stderr(), "{line}");
                     *last = line;
@@ -74,41 +82,56 @@ impl Bar {
     #[must_use]
     pub const fn pause(&self) -> Duration {
         match self {
-            Self::Terminal | Self::Silent => Duration::ZERO,
+            Self::Terminal { .. } | Self::Silent => Duration::ZERO,
             Self::Lines { .. } | Self::Json { .. } => Duration::from_millis(750),
         }
     }
 
     /// Leaves the line.
     pub fn end(&mut self) {
-        if matches!(self, Self::Terminal) {
+        if matches!(self, Self::Terminal { .. }) {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
 }
 
-fn live_line(status: &Status) -> String {
-    let word = word(status);
+fn live_line(status: &Status, zone: &TimeZone) -> String {
+    let (word, held) = (word(status), held(status, zone));
     match (status.progress.filter(|p| p.bytes_total > 0), progress_line(status)) {
         (Some(p), Some(line)) => {
             let full =
                 (u128::from(p.bytes_done) * u128::from(WIDTH) / u128::from(p.bytes_total)).min(u128::from(WIDTH));
             let full = usize::try_from(full).unwrap_or(0);
             let bar: String = (0..WIDTH as usize).map(|n| if n < full { '█' } else { '·' }).collect();
-            format!("{word:10} {bar} {line}")
+            format!("{word:10} {bar} {line}{held}")
         }
-        _ => format!("{word} …"),
+        _ if held.is_empty() => format!("{word} …"),
+        _ => format!("{word}{held}"),
     }
 }
 
-fn coarse_line(status: &Status) -> String {
-    let word = word(status);
+fn coarse_line(status: &Status, zone: &TimeZone) -> String {
+    let (word, held) = (word(status), held(status, zone));
     match status.progress.filter(|p| p.bytes_total > 0) {
         Some(p) => {
             let tenth = u128::from(p.bytes_done) * 10 / u128::from(p.bytes_total) * 10;
-            format!("{word} {tenth} %")
+            format!("{word} {tenth} %{held}")
         }
-        None => word.to_owned(),
+        None => format!("{word}{held}"),
+    }
+}
+
+/// What keeps an update that is on its way, and until when where that is known: `, waits: network`.
+fn held(status: &Status, zone: &TimeZone) -> String {
+    let waiting = status.waiting.as_ref().filter(|_| status.operation.is_none() && status.release.is_some());
+    match waiting {
+        // What was asked for, and a notice that keeps nothing.
+        None | Some(Problem { reason: Reason::NoUpdate | Reason::NotifyOnly | Reason::Recalled, .. }) => String::new(),
+        Some(Problem { reason, until: None, .. }) => format!(", waits: {reason}"),
+        Some(Problem { reason, until: Some(until), .. }) => {
+            let reader = Reader { now: *until, zone: zone.clone() };
+            format!(", waits: {reason}, until {}", reader.date(*until))
+        }
     }
 }
 
@@ -133,6 +156,7 @@ fn word(status: &Status) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bundle::approval::ReleaseRef;
     use updater_core::status::{Progress, ProgressPhase};
 
     #[test]
@@ -146,9 +170,27 @@ mod tests {
             bytes_reused: 0,
             bytes_per_second: 0,
         });
-        assert_eq!(live_line(&status), "writing    ██████████████·········· 59 %, 59 B of 100 B");
-        assert_eq!(coarse_line(&status), "writing 50 %");
+        assert_eq!(live_line(&status, &TimeZone::UTC), "writing    ██████████████·········· 59 %, 59 B of 100 B");
+        assert_eq!(coarse_line(&status, &TimeZone::UTC), "writing 50 %");
         status.progress = None;
-        assert_eq!(coarse_line(&status), "writing");
+        assert_eq!(coarse_line(&status, &TimeZone::UTC), "writing");
+    }
+
+    #[test]
+    fn both_lines_say_what_an_update_waits_for() {
+        let mut status = crate::dbus::testing::status();
+        status.state = StateName::Writing;
+        let digest = "ab".repeat(32).parse().unwrap();
+        status.release = Some(ReleaseRef { version: "2.4.1".parse().unwrap(), counter: 57, manifest_sha256: digest });
+        assert_eq!(live_line(&status, &TimeZone::UTC), "writing …");
+        let until = Some("2026-11-22T02:00:00Z".parse().unwrap());
+        status.waiting = Some(Problem { reason: Reason::Network, detail: "no route".into(), at: None, until });
+        let line = "writing, waits: network, until 2026-11-22 02:00";
+        assert_eq!([live_line, coarse_line].map(|of| of(&status, &TimeZone::UTC)), [line, line]);
+        status.operation = Some("writing".into());
+        assert_eq!(coarse_line(&status, &TimeZone::UTC), "writing", "it goes on");
+        status.operation = None;
+        status.waiting = Some(Problem { reason: Reason::Recalled, detail: String::new(), at: None, until: None });
+        assert_eq!(coarse_line(&status, &TimeZone::UTC), "writing", "a notice");
     }
 }

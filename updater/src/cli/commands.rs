@@ -43,6 +43,10 @@ impl Place {
         Client::open(self.simulated).await
     }
 
+    fn bar(&self, output: &Output) -> Bar {
+        Bar::new(output.json, zone(&self.root))
+    }
+
     fn reader(&self) -> Reader {
         Reader { now: jiff::Timestamp::now(), zone: zone(&self.root) }
     }
@@ -160,7 +164,7 @@ async fn check(place: &Place, wait: bool, unattended: bool, output: &Output) -> 
         output.done("Looking for updates; `flipside status` tells how far it is.");
         return Ok(Exit::Ok);
     }
-    let picture = follow::check(&client, &mut Bar::new(output.json)).await?;
+    let picture = follow::check(&client, &mut place.bar(output)).await?;
     output.page(|| status::after_check(&picture), &picture);
     Ok(Exit::Ok)
 }
@@ -176,7 +180,7 @@ async fn install(
     let (source, file) = source.map(opened).transpose()?.unwrap_or_default();
     let job = client.install(&source, file, options).await?;
     if wait {
-        follow::job(&client, &job, &mut Bar::new(output.json)).await?;
+        follow::job(&client, &job, &mut place.bar(output)).await?;
         let picture = client.explain().await?.0;
         output.page(|| status::after_install(&picture), &picture);
     } else {
@@ -239,7 +243,7 @@ async fn reboot(place: &Place, wait: bool, output: &Output) -> Result<Exit, Fail
 async fn confirm(place: &Place, output: &Output) -> Result<Exit, Failed> {
     let client = place.client().await?;
     client.change("Confirm", &[]).await?;
-    let picture = follow::confirmation(&client, &mut Bar::new(output.json)).await?;
+    let picture = follow::confirmation(&client, &mut place.bar(output)).await?;
     output.page(|| status::after_confirm(&picture), &picture);
     Ok(Exit::Ok)
 }
