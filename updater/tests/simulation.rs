@@ -13,6 +13,7 @@ mod common;
 mod sim;
 
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixListener;
 
@@ -124,6 +125,27 @@ fn who_waits_for_an_install_outlives_the_daemon() {
     assert_eq!(ended.code, OK, "{ended:?}");
     assert_eq!(world.status()["state"], "staged");
     world.assert_slot_b_holds(2);
+}
+
+#[test]
+fn following_prints_what_changes_and_ends_with_its_reader() {
+    let mut world = World::new();
+    world.publish(2);
+    world.approve(2, 10_000, "rolling");
+    world.start();
+    assert_eq!(world.flipside(&["check", "--wait"]).code, OK);
+    let mut following = world.begin(&["--json", "status", "--follow"]);
+    let mut read = BufReader::new(following.stdout.take().unwrap());
+    let mut pages = String::new();
+    read.read_line(&mut pages).unwrap();
+    // The approval grows older meanwhile.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(world.flipside(&["cancel"]).code, OK);
+    read.read_line(&mut pages).unwrap();
+    let states = pages.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["state"].clone());
+    assert_eq!(states.collect::<Vec<_>>(), ["staged", "idle"], "{pages}");
+    drop(read);
+    until("it ends with its reader", || following.try_wait().unwrap().is_some());
 }
 
 #[test]

@@ -10,6 +10,7 @@ use updater_core::status::{Problem, StateName, Status};
 
 use super::status::progress_line;
 use super::text::Reader;
+use crate::dbus::values::timeless;
 
 /// Cells of the bar itself.
 const WIDTH: u64 = 24;
@@ -68,10 +69,11 @@ impl Bar {
             }
             Self::Silent => {}
             Self::Json { last } => {
-                if last.as_deref() != Some(status) {
+                let picture = timeless(status);
+                if last.as_deref() != Some(&picture) {
                     let event = serde_json::json!({"format": 1, "event": "status", "status": json::to_value(status).unwrap_or_default()});
                     let _ = writeln!(io::stdout(), "{event}");
-                    *last = Some(Box::new(status.clone()));
+                    *last = Some(Box::new(picture));
                 }
             }
         }

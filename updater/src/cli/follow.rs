@@ -8,8 +8,10 @@ use updater_core::status::{Problem, StateName, Status};
 
 use super::bar::Bar;
 use super::exit::{Exit, Failed, exit_of};
+use super::output;
 use crate::dbus::client::{Client, ClientError, JobPath};
 use crate::dbus::job::{OK, end_of};
+use crate::dbus::values::timeless;
 
 /// A signal can get lost between two daemons; then the status is asked for after this long.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -226,18 +228,19 @@ pub async fn confirmation(client: &Client, bar: &mut Bar) -> Result<Status, Fail
     ))
 }
 
-/// Shows every change until interrupted.
+/// Shows every change until interrupted, or until nobody reads it any more.
 ///
 /// # Errors
 /// No daemon.
 pub async fn forever(client: &Client, mut show: impl FnMut(&Status)) -> Result<(), Failed> {
     let mut last = None;
-    watch::<()>(client, &mut Bar::Silent, PATIENCE, async |status| {
-        if last.as_ref() != Some(status) {
+    watch(client, &mut Bar::Silent, PATIENCE, async |status| {
+        let picture = timeless(status);
+        if last.as_ref() != Some(&picture) {
             show(status);
-            last = Some(status.clone());
+            last = Some(picture);
         }
-        Ok(None)
+        Ok((!output::is_read()).then_some(()))
     })
     .await
 }

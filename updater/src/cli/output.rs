@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use bundle::json;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -60,6 +61,14 @@ fn with_format(document: &impl Serialize) -> Value {
 /// Standard output. A closed pipe (`| head`) is no error.
 pub fn print(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Whether standard output is still read: false behind a `| head` that has ended.
+pub fn is_read() -> bool {
+    let stdout = std::io::stdout();
+    // The kernel tells of errors unasked.
+    let mut asked = [PollFd::new(&stdout, PollFlags::empty())];
+    !poll(&mut asked, Some(&Timespec::default())).is_ok_and(|told| told > 0)
 }
 
 /// Standard error.

@@ -120,12 +120,8 @@ async fn announce(connection: Connection, mut status: watch::Receiver<Status>) {
 }
 
 fn only_progress(a: &Status, b: &Status) -> bool {
-    let (mut a, mut b) = (a.clone(), b.clone());
-    for status in [&mut a, &mut b] {
-        // Ages and countdowns change with every picture and are read when somebody looks.
-        (status.progress, status.approval_age, status.trial_seconds_left) = (None, None, None);
-    }
-    a == b
+    let still = |status| Status { progress: None, ..values::timeless(status) };
+    still(a) == still(b)
 }
 
 async fn send(connection: &Connection, old: &Status, new: &Status) -> zbus::Result<()> {

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use bundle::json;
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use updater_core::status::{ProgressPhase, Status};
@@ -126,6 +127,19 @@ pub fn booted_slot(status: &Status) -> String {
 #[must_use]
 pub fn last_error(status: &Status) -> Option<updater_core::status::Problem> {
     status.waiting.clone().or_else(|| status.last_error.clone())
+}
+
+/// A picture without what time alone changes. Ages and countdowns are read when somebody looks, a notice is dated anew with
+/// every picture, and the moment of the next look is reckoned from two clocks.
+#[must_use]
+pub fn timeless(status: &Status) -> Status {
+    let mut status = status.clone();
+    (status.approval_age, status.trial_seconds_left) = (None, None);
+    status.next_check = status.next_check.and_then(|at| Timestamp::from_second(at.as_second()).ok());
+    if let Some(waiting) = &mut status.waiting {
+        waiting.at = None;
+    }
+    status
 }
 
 #[cfg(test)]

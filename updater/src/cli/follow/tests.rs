@@ -105,3 +105,38 @@ fn rest_is_told_from_work() {
     (status.operation, status.waiting) = (None, None);
     assert_eq!(rest(&status), Rest::Busy);
 }
+
+#[tokio::test]
+async fn following_shows_changes_and_not_the_time_that_passes() {
+    let s = set_up().await;
+    let pass = |age: u32| {
+        let now = jiff::Timestamp::from_nanosecond(i128::from(age)).unwrap();
+        s.engine.status.send_modify(|status| {
+            (status.approval_age, status.trial_seconds_left) = (Some(age.into()), Some(age.into()));
+            (status.next_check, status.waiting) = (Some(now), problem(Reason::Held));
+            status.waiting.as_mut().unwrap().at = Some(now);
+        });
+    };
+    pass(0);
+    let daemon = async {
+        for age in 1..40 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            pass(age);
+        }
+        s.engine.status.send_modify(|status| status.state = StateName::Checking);
+        std::future::pending().await
+    };
+    let (mut shown, enough) = (Vec::new(), tokio::sync::Notify::new());
+    let following = forever(&s.client, |status| {
+        shown.push(status.state);
+        if status.state == StateName::Checking {
+            enough.notify_one();
+        }
+    });
+    tokio::select! {
+        ended = following => panic!("{ended:?}"),
+        () = daemon => {}
+        () = enough.notified() => {}
+    }
+    assert_eq!(shown, [StateName::Idle, StateName::Checking]);
+}
