@@ -6,14 +6,15 @@ use std::time::Duration;
 use bundle::json;
 use bundle::reason::Reason;
 use jiff::tz::TimeZone;
+use rustix::termios::tcgetwinsize;
 use updater_core::status::{Problem, StateName, Status};
 
 use super::status::progress_line;
 use super::text::Reader;
 use crate::dbus::values::timeless;
 
-/// Cells of the bar itself.
-const WIDTH: u64 = 24;
+/// Cells of the bar itself; none of it where fewer than the second number have room.
+const CELLS: (usize, usize) = (24, 8);
 
 /// Where progress is shown.
 pub enum Bar {
@@ -55,7 +56,7 @@ impl Bar {
     pub fn show(&mut self, status: &Status) {
         match self {
             Self::Terminal { zone } => {
-                let line = live_line(status, zone);
+                let line = live_line(status, zone, columns());
                 // Back to the margin, then everything behind the new text is erased.
                 let _ = write!(io::stderr(), "\r{line}\x1b[K");
                 let _ = io::stderr().flush();
@@ -97,19 +98,29 @@ impl Bar {
     }
 }
 
-fn live_line(status: &Status, zone: &TimeZone) -> String {
+/// What a line may be wide: a full one would break, and leave a row behind each time it is written again.
+fn columns() -> usize {
+    let columns = tcgetwinsize(io::stderr()).map_or(0, |size| usize::from(size.ws_col));
+    // A serial console does not know.
+    (if columns == 0 { 80 } else { columns }) - 1
+}
+
+fn live_line(status: &Status, zone: &TimeZone, columns: usize) -> String {
     let (word, held) = (word(status), held(status, zone));
-    match (status.progress.filter(|p| p.bytes_total > 0), progress_line(status)) {
+    let line = match (status.progress.filter(|p| p.bytes_total > 0), progress_line(status)) {
         (Some(p), Some(line)) => {
-            let full =
-                (u128::from(p.bytes_done) * u128::from(WIDTH) / u128::from(p.bytes_total)).min(u128::from(WIDTH));
-            let full = usize::try_from(full).unwrap_or(0);
-            let bar: String = (0..WIDTH as usize).map(|n| if n < full { '█' } else { '·' }).collect();
-            format!("{word:10} {bar} {line}{held}")
+            let line = format!("{line}{held}");
+            let (most, least) = CELLS;
+            let room = columns.saturating_sub("verifying   ".len() + line.chars().count()).min(most);
+            let part = u128::from(p.bytes_done) * room as u128 / u128::from(p.bytes_total);
+            let full = usize::try_from(part).unwrap_or(room).min(room);
+            let bar = "█".repeat(full) + &"·".repeat(room - full);
+            if room < least { format!("{word:10} {line}") } else { format!("{word:10} {bar} {line}") }
         }
         _ if held.is_empty() => format!("{word} …"),
         _ => format!("{word}{held}"),
-    }
+    };
+    line.chars().take(columns).collect()
 }
 
 fn coarse_line(status: &Status, zone: &TimeZone) -> String {
@@ -172,10 +183,29 @@ mod tests {
             bytes_reused: 0,
             bytes_per_second: 0,
         });
-        assert_eq!(live_line(&status, &TimeZone::UTC), "writing    ██████████████·········· 59 %, 59 B of 100 B");
+        assert_eq!(live_line(&status, &TimeZone::UTC, 79), "writing    ██████████████·········· 59 %, 59 B of 100 B");
         assert_eq!(coarse_line(&status, &TimeZone::UTC), "writing 50 %");
         status.progress = None;
         assert_eq!(coarse_line(&status, &TimeZone::UTC), "writing");
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let mut status = crate::dbus::testing::status();
+        status.state = StateName::Verifying;
+        status.progress = Some(Progress {
+            phase: ProgressPhase::Verifying,
+            bytes_done: 250_000_000,
+            bytes_total: 400_000_000,
+            bytes_reused: 12_000_000,
+            bytes_per_second: 10_000_000,
+        });
+        let line = |columns| live_line(&status, &TimeZone::UTC, columns);
+        let all = "62 %, 250.0 MB of 400.0 MB (12.0 MB reused), 10.0 MB/s, 15 s left";
+        assert_eq!(line(199), format!("verifying  ███████████████········· {all}"));
+        assert_eq!(line(87), format!("verifying  ██████···· {all}"));
+        assert_eq!(line(79), format!("verifying  {all}"));
+        assert_eq!((line(40).chars().count(), line(0)), (40, String::new()));
     }
 
     #[test]
@@ -184,11 +214,12 @@ mod tests {
         status.state = StateName::Writing;
         let digest = "ab".repeat(32).parse().unwrap();
         status.release = Some(ReleaseRef { version: "2.4.1".parse().unwrap(), counter: 57, manifest_sha256: digest });
-        assert_eq!(live_line(&status, &TimeZone::UTC), "writing …");
+        assert_eq!(live_line(&status, &TimeZone::UTC, 79), "writing …");
         let until = Some("2026-11-22T02:00:00Z".parse().unwrap());
         status.waiting = Some(Problem { reason: Reason::Network, detail: "no route".into(), at: None, until });
         let line = "writing, waits: network, until 2026-11-22 02:00";
-        assert_eq!([live_line, coarse_line].map(|of| of(&status, &TimeZone::UTC)), [line, line]);
+        assert_eq!(live_line(&status, &TimeZone::UTC, 79), line);
+        assert_eq!(coarse_line(&status, &TimeZone::UTC), line);
         status.operation = Some("writing".into());
         assert_eq!(coarse_line(&status, &TimeZone::UTC), "writing", "it goes on");
         status.operation = None;
