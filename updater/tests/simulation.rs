@@ -78,6 +78,28 @@ fn a_switch_that_the_region_stops_is_refused_to_whoever_ordered_it() {
 }
 
 #[test]
+fn an_install_that_was_to_switch_goes_on_until_that_is_done_or_refused() {
+    let mut world = World::new();
+    world.publish(2);
+    world.approve(2, 10_000, "rolling");
+    // Hours that are never open while this runs: they begin and end half a day from now.
+    let hour = (jiff::Timestamp::now().as_second() / 3600 + 12) % 24;
+    let closed = format!("start = \"{hour:02}:00\"\nminutes = 60\n");
+    world.config("hours.toml", &format!("[[windows.reboot]]\n{closed}"));
+    world.start();
+    for options in [["install", "--activate"], ["install", "--reboot"]] {
+        let held = world.flipside(&options);
+        assert_eq!(held.code, REFUSED, "{held:?}");
+        assert!(held.err.contains("window_closed"), "{held:?}");
+    }
+    let status = world.status();
+    assert_eq!(status["slots"]["b"]["release"]["counter"], 2, "it is installed all the same: {status}");
+    let forced = world.flipside(&["install", "--reboot", "--force"]);
+    assert_eq!(forced.code, OK, "{forced:?}");
+    world.wait_for_end();
+}
+
+#[test]
 fn a_bundle_comes_by_a_pipe_or_from_where_only_the_caller_sees_it() {
     let mut world = World::new();
     world.publish(2);

@@ -178,13 +178,30 @@ async fn install(
 ) -> Result<Exit, Failed> {
     let client = place.client().await?;
     let (source, file) = source.map(opened).transpose()?.unwrap_or_default();
+    let asked = |option| options.contains(&(option, true));
+    let goal = match (asked("reboot"), asked("activate")) {
+        (true, _) => Some(Goal::Restarting),
+        (_, true) => Some(Goal::Armed),
+        _ => None,
+    };
+    let before = match goal.filter(|_| wait) {
+        Some(_) => client.explain().await?.0.last_error,
+        None => None,
+    };
     let job = client.install(&source, file, options).await?;
-    if wait {
-        follow::job(&client, &job, &mut place.bar(output)).await?;
-        let picture = client.explain().await?.0;
-        output.page(|| status::after_install(&picture), &picture);
-    } else {
+    if !wait {
         output.done(&format!("Installing as {}; `flipside status` tells how far it is.", job.as_str()));
+        return Ok(Exit::Ok);
+    }
+    follow::job(&client, &job, &mut place.bar(output)).await?;
+    if let Some(goal) = goal {
+        follow::switch(&client, goal, before.as_ref()).await?;
+    }
+    match client.explain().await {
+        Ok((picture, _)) => output.page(|| status::after_install(&picture), &picture),
+        // It went well, and a device that restarts tells no more.
+        Err(ClientError::NoDaemon(_)) => output.done("Installed."),
+        Err(e) => return Err(e.into()),
     }
     Ok(Exit::Ok)
 }

@@ -181,15 +181,19 @@ pub async fn switch(client: &Client, goal: Goal, before: Option<&Problem>) -> Re
 /// # Errors
 /// The reason it ended with, or no daemon.
 pub async fn job(client: &Client, job: &JobPath, bar: &mut Bar) -> Result<(), Failed> {
-    let mut end = std::pin::pin!(watch(client, bar, PATIENCE, async |status| match client.job_end(job).await {
-        // The daemon was started again and goes on with what it began; jobs are objects of the one before.
-        Err(ClientError::NoJob) => Ok(end_of(status).map(|end| (end.result, end.detail))),
-        Ok(None) if end_of(status).is_some() => {
+    let mut end = std::pin::pin!(watch(client, bar, PATIENCE, async |status| {
+        let seen = end_of(status).map(|end| (end.result, end.detail));
+        if seen.is_some() {
             // The job hears of it at the same moment as we do.
             tokio::time::sleep(MOMENT).await;
-            client.job_end(job).await
         }
-        end => end,
+        match client.job_end(job).await {
+            // The daemon was started again and goes on with what it began; jobs are objects of the one before.
+            Err(ClientError::NoJob) => Ok(seen),
+            // It left, as before a restart.
+            Err(ClientError::NoDaemon(_)) if seen.is_some() => Ok(seen),
+            end => end,
+        }
     }));
     let (result, detail) = tokio::select! {
         end = &mut end => end?,
