@@ -13,12 +13,10 @@ mod common;
 mod sim;
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixListener;
 
 use common::folder::{facts, system};
-use common::server::{Fault, Server};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::Value;
 use sim::{World, until};
@@ -78,28 +76,6 @@ fn a_switch_that_the_region_stops_is_refused_to_whoever_ordered_it() {
 }
 
 #[test]
-fn an_install_that_was_to_switch_goes_on_until_that_is_done_or_refused() {
-    let mut world = World::new();
-    world.publish(2);
-    world.approve(2, 10_000, "rolling");
-    // Hours that are never open while this runs: they begin and end half a day from now.
-    let hour = (jiff::Timestamp::now().as_second() / 3600 + 12) % 24;
-    let closed = format!("start = \"{hour:02}:00\"\nminutes = 60\n");
-    world.config("hours.toml", &format!("[[windows.reboot]]\n{closed}"));
-    world.start();
-    for options in [["install", "--activate"], ["install", "--reboot"]] {
-        let held = world.flipside(&options);
-        assert_eq!(held.code, REFUSED, "{held:?}");
-        assert!(held.err.contains("window_closed"), "{held:?}");
-    }
-    let status = world.status();
-    assert_eq!(status["slots"]["b"]["release"]["counter"], 2, "it is installed all the same: {status}");
-    let forced = world.flipside(&["install", "--reboot", "--force"]);
-    assert_eq!(forced.code, OK, "{forced:?}");
-    world.wait_for_end();
-}
-
-#[test]
 fn a_bundle_comes_by_a_pipe_or_from_where_only_the_caller_sees_it() {
     let mut world = World::new();
     world.publish(2);
@@ -126,67 +102,6 @@ fn a_bundle_comes_by_a_pipe_or_from_where_only_the_caller_sees_it() {
         assert_eq!(wrong.code, USAGE, "{wrong:?}");
         assert!(wrong.err.contains(said), "{wrong:?}");
     }
-}
-
-#[test]
-fn who_waits_for_an_install_outlives_the_daemon() {
-    let mut world = World::new();
-    world.publish(2);
-    world.approve(2, 10_000, "rolling");
-    let server = Server::new(world.tree());
-    // Ten seconds or so.
-    let slow = format!("url = \"{}\"\nmaximum_bytes_per_second = 5000\n", server.url(""));
-    world.config("slow.toml", &format!("[source]\n{slow}"));
-    world.start();
-    let waiting = world.begin(&["install"]);
-    world.wait_for("state", "writing");
-    world.stop();
-    world.start();
-    assert_eq!(world.status()["state"], "writing", "it goes on by itself");
-    let ended = sim::said(&waiting.wait_with_output().unwrap());
-    assert_eq!(ended.code, OK, "{ended:?}");
-    assert_eq!(world.status()["state"], "staged");
-    world.assert_slot_b_holds(2);
-}
-
-#[test]
-fn following_prints_what_changes_and_ends_with_its_reader() {
-    let mut world = World::new();
-    world.publish(2);
-    world.approve(2, 10_000, "rolling");
-    world.start();
-    assert_eq!(world.flipside(&["check", "--wait"]).code, OK);
-    let mut following = world.begin(&["--json", "status", "--follow"]);
-    let mut read = BufReader::new(following.stdout.take().unwrap());
-    let mut pages = String::new();
-    read.read_line(&mut pages).unwrap();
-    // The approval grows older meanwhile.
-    std::thread::sleep(std::time::Duration::from_secs(3));
-    assert_eq!(world.flipside(&["cancel"]).code, OK);
-    read.read_line(&mut pages).unwrap();
-    let states = pages.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["state"].clone());
-    assert_eq!(states.collect::<Vec<_>>(), ["staged", "idle"], "{pages}");
-    drop(read);
-    until("it ends with its reader", || following.try_wait().unwrap().is_some());
-}
-
-#[test]
-fn a_daemon_that_is_told_to_end_does_so_in_the_middle_of_a_job() {
-    let mut world = World::new();
-    world.publish(2);
-    world.approve(2, 10_000, "rolling");
-    let server = Server::new(world.tree());
-    // The manifest is read, the rest never comes.
-    let mut reads = 0;
-    server.plan(move |request, _| {
-        reads += u32::from(request.path.ends_with(".bundle"));
-        if reads > 1 { Fault::StallHalfway } else { Fault::None }
-    });
-    world.config("url.toml", &format!("[source]\nurl = \"{}\"\n", server.url("")));
-    world.start();
-    assert_eq!(world.flipside(&["install", "--no-wait"]).code, OK);
-    world.wait_for("state", "writing");
-    world.stop_in_order();
 }
 
 #[test]

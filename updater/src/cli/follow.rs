@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bundle::reason::Reason;
+use tokio::signal::unix::{SignalKind, signal};
 use updater_core::facts::SlotBoot;
 use updater_core::status::{Problem, StateName, Status};
 
@@ -176,7 +177,7 @@ pub async fn switch(client: &Client, goal: Goal, before: Option<&Problem>) -> Re
     }
 }
 
-/// Waits for the end of a job. Ctrl-C asks it to stop and goes on waiting for its end.
+/// Waits for the end of a job. Ctrl-C asks it to stop and goes on waiting for its end; a second one leaves at once.
 ///
 /// # Errors
 /// The reason it ended with, or no daemon.
@@ -195,21 +196,42 @@ pub async fn job(client: &Client, job: &JobPath, bar: &mut Bar) -> Result<(), Fa
             end => end,
         }
     }));
+    // Kept from the first to the second: what comes in between counts.
+    let mut interrupts = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
     let (result, detail) = tokio::select! {
         end = &mut end => end?,
-        _ = tokio::signal::ctrl_c() => {
-            match client.cancel(job).await {
-                Err(ClientError::NoJob) => client.change("Cancel", &[]).await?,
-                cancelled => cancelled?,
+        _ = interrupts.recv() => tokio::select! {
+            end = async {
+                stop(client, job).await?;
+                end.await
+            } => end?,
+            _ = interrupts.recv() => {
+                let left = "left before its end; `flipside status` tells what becomes of it";
+                return Err(Failed::plain(Exit::Failed, left.to_owned()));
             }
-            end.await?
-        }
+        },
     };
     if result == OK {
         return Ok(());
     }
     let reason = Reason::ALL.iter().copied().find(|r| r.code() == result).unwrap_or(Reason::Unknown);
     Err(Failed::because(reason, detail))
+}
+
+/// Asks a job to stop, or the daemon after the one that began it.
+async fn stop(client: &Client, job: &JobPath) -> Result<(), ClientError> {
+    let mut misses = 0;
+    loop {
+        let stopped = match client.cancel(job).await {
+            Err(ClientError::NoJob) => client.change("Cancel", &[]).await,
+            stopped => stopped,
+        };
+        match stopped {
+            Err(ClientError::NoDaemon(_)) if misses < PATIENCE => misses += 1,
+            stopped => return stopped,
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Waits until the running system is confirmed, or certainly is not.

@@ -16,6 +16,8 @@ use bundle::dsse::Envelope;
 use bundle::manifest::ImageKind;
 use bundle::trust::{Region, Role, TRUST_TYPE};
 use jiff::{SignedDuration, Timestamp};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use updater_core::release::DeltaOffer;
 
@@ -295,10 +297,18 @@ impl World {
         }
     }
 
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.daemon.as_ref().unwrap().id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// The daemon hangs.
+    pub fn halt(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
     /// The daemon is told to end, as by the service manager, and does so in time.
     pub fn stop_in_order(&mut self) {
-        let daemon = nix::unistd::Pid::from_raw(self.daemon.as_ref().unwrap().id().try_into().unwrap());
-        nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
         let began = Instant::now();
         self.wait_for_end();
         assert!(began.elapsed() < GOODBYE, "it took {:?}", began.elapsed());
