@@ -54,6 +54,27 @@ fn an_install_that_was_to_switch_goes_on_until_that_is_done_or_refused() {
 }
 
 #[test]
+fn what_runs_already_is_news_only_to_whoever_named_it() {
+    let mut world = World::new();
+    world.publish(2);
+    world.approve(2, 10_000, "rolling");
+    world.start();
+    assert_eq!(world.flipside(&["install", "--activate"]).code, OK);
+    world.restart_into("b");
+    assert_eq!(world.flipside(&["confirm"]).code, OK);
+    let nothing = world.flipside(&["--json", "install", "--reboot"]);
+    assert_eq!(nothing.code, OK, "{nothing:?}");
+    let last: Value = serde_json::from_str(nothing.out.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["state"], &last["result"]), (&"idle".into(), &Value::Null), "{nothing:?}");
+    assert_eq!(world.flipside(&["install"]).out, "Up to date.\n");
+    let bundle = world.tree().join("bundles").read_dir().unwrap().next().unwrap().unwrap().path();
+    let named = world.flipside(&["--json", "install", bundle.to_str().unwrap()]);
+    assert_eq!(named.code, REFUSED, "{named:?}");
+    let last: Value = serde_json::from_str(named.out.lines().last().unwrap()).unwrap();
+    assert_eq!(last["reason"], "no_update", "{named:?}");
+}
+
+#[test]
 fn following_prints_what_changes_and_ends_with_its_reader() {
     let mut world = World::new();
     world.publish(2);

@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bundle::reason::Reason;
 use updater_core::slot::SlotId;
 use updater_core::status::{Explanation, Status};
 
@@ -193,10 +194,17 @@ async fn install(
         output.done(&format!("Installing as {}; `flipside status` tells how far it is.", job.as_str()));
         return Ok(Exit::Ok);
     }
-    follow::job(&client, &job, &mut place.bar(output)).await?;
-    if let Some(goal) = goal {
-        follow::switch(&client, goal, before.as_ref()).await?;
-    }
+    let ended = match follow::job(&client, &job, &mut place.bar(output)).await {
+        // Who named a bundle wanted that one; who did not has what there is.
+        Err(nothing) if nothing.reason == Some(Reason::NoUpdate) && source.is_empty() => Ok(()),
+        Err(failed) if failed.exit == Exit::Ok => Err(Failed { exit: Exit::Refused, ..failed }),
+        Err(failed) => Err(failed),
+        Ok(()) => match goal {
+            Some(goal) => follow::switch(&client, goal, before.as_ref()).await,
+            None => Ok(()),
+        },
+    };
+    ended?;
     match client.explain().await {
         Ok((picture, _)) => output.page(|| status::after_install(&picture), &picture),
         // It went well, and a device that restarts tells no more.
@@ -306,6 +314,6 @@ async fn confirm_without_bus(device: &Device, output: &Output) -> Result<Exit, F
             output.done("The running system is confirmed.");
             Ok(Exit::Ok)
         }
-        Err(_) => Err(Failed::because(bundle::reason::Reason::HealthTimeout, "")),
+        Err(_) => Err(Failed::because(Reason::HealthTimeout, "")),
     }
 }

@@ -115,7 +115,7 @@ pub fn after_check(status: &Status) -> String {
 /// What an install came to.
 #[must_use]
 pub fn after_install(status: &Status) -> String {
-    let mut text = headline(status);
+    let mut text = after_check(status);
     if status.state == StateName::Staged && status.letting_go.is_none() {
         text.push_str("\nSwitch to it with `flipside activate`; it restarts by itself when it may.");
     }
