@@ -337,6 +337,11 @@ fn from_zbus(error: zbus::Error) -> ClientError {
                 ClientError::Refused { reason: Reason::NotAuthorized, detail: detail.to_owned() }
             }
             fdo::Error::UnknownObject(_) => ClientError::NoJob,
+            // An answer, of a daemon that is older or newer than we are.
+            fdo::Error::UnknownMethod(_)
+            | fdo::Error::UnknownInterface(_)
+            | fdo::Error::UnknownProperty(_)
+            | fdo::Error::InvalidArgs(_) => ClientError::Answer(error.to_string()),
             _ => ClientError::NoDaemon(error),
         },
         _ => ClientError::NoDaemon(error),
@@ -360,6 +365,10 @@ mod tests {
         assert!(matches!(denied, ClientError::Refused { reason: Reason::NotAuthorized, .. }), "{denied:?}");
         assert!(matches!(bus("UnknownObject"), ClientError::NoJob));
         assert!(matches!(bus("ServiceUnknown"), ClientError::NoDaemon(_)));
+        for of_another_version in ["UnknownMethod", "UnknownInterface", "UnknownProperty", "InvalidArgs"] {
+            let error = bus(of_another_version);
+            assert!(matches!(&error, ClientError::Answer(detail) if detail.contains("said")), "{error:?}");
+        }
         let busy = from_zbus(reply("org.flipside.Updater1.Error.Busy", "said"));
         assert!(matches!(&busy, ClientError::Refused { reason: Reason::Busy, detail } if detail == "said"), "{busy:?}");
     }
