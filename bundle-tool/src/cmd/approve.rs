@@ -9,7 +9,8 @@ use bundle::approval::{APPROVAL_TYPE, Approval, Entry, RolloutState, SALT_LEN};
 use bundle::channel::Channel;
 use bundle::dsse::Envelope;
 
-use crate::cmd::publish::{self, Needed, now};
+use crate::cmd::publish::{self, now};
+use crate::place::{self, Needed};
 use crate::webroot::{WebRoot, is_release};
 use crate::{files, output, text};
 
@@ -100,7 +101,7 @@ pub fn run(args: &Args) -> Result<()> {
     for key in &keys {
         envelope.sign(key)?;
     }
-    publish::replace(&path, &envelope, &Needed::new(role, args.blindly_replace_approval))?;
+    place::replace(&path, &envelope, &Needed::new(role, args.blindly_replace_approval))?;
     if args.json {
         return output::json(&approval);
     }

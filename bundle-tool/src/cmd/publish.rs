@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::cmd::delta::Effort;
 use crate::cmd::verify::tell_signers;
 use crate::content::{self, Believed};
-use crate::document::Document;
+use crate::place::{self, Needed};
 use crate::progress::Progress;
 use crate::refusal::Refused;
 use crate::webroot::{WebRoot, ensure_own};
@@ -159,98 +159,13 @@ pub fn publish(args: &Args) -> Result<Published> {
     }
     keep::warn_when_nearly_full(envelope.to_bytes().with_context(too_large)?.len());
     let role = args.trust.is_some().then_some((believed, threshold));
-    replace(&path, &envelope, &Needed::new(role, args.blindly_replace_channel))?;
+    place::replace(&path, &envelope, &Needed::new(role, args.blindly_replace_channel))?;
     Ok(Published { manifest, digest, size, url, deltas: made, dropped, channel })
 }
 
 /// Nothing of it is new but its number and its time.
 fn says_the_same(before: &Channel, channel: &Channel) -> bool {
     Channel { version: channel.version, issued: channel.issued, ..before.clone() } == *channel
-}
-
-/// Who must have signed a document that is put in place.
-pub enum Needed {
-    /// As the trust root says.
-    These(KeySet, usize),
-    /// Nobody knows, but not fewer than signed the one that is there.
-    AsMany,
-    /// What is there does not matter.
-    Blindly,
-}
-
-impl Needed {
-    /// What the options of a command come to.
-    pub fn new(role: Option<(KeySet, usize)>, blindly: bool) -> Self {
-        match role {
-            Some((keys, threshold)) => Self::These(keys, threshold),
-            None if blindly => Self::Blindly,
-            None => Self::AsMany,
-        }
-    }
-
-    /// Why a document must not be put in place.
-    fn lacks(&self, path: &Path, envelope: &Envelope) -> Option<(Reason, String)> {
-        match self {
-            Self::These(..) if envelope.signatures.is_empty() => {
-                Some((Reason::ThresholdNotMet, "nobody has signed it yet".to_owned()))
-            }
-            Self::These(keys, threshold) => {
-                let error = envelope.verify(&envelope.payload_type, keys, *threshold).err()?;
-                Some((error.reason(), error.to_string()))
-            }
-            Self::Blindly => None,
-            Self::AsMany => {
-                let there = Envelope::parse(&files::document(path).ok()?).ok()?.signatures.len();
-                let own = envelope.signatures.len();
-                let why =
-                    || format!("it has {own} signatures and the present one {there}; --trust FILE says how many count");
-                (own < there).then(|| (Reason::ThresholdNotMet, why()))
-            }
-        }
-    }
-}
-
-/// Whether that document is to take the place of the live one still: one that was made before it must not.
-fn waits(next: &Path, live: &Path) -> bool {
-    let rank = |path: &Path| {
-        let envelope = Envelope::parse(&files::document(path).ok()?).ok()?;
-        Some(match Document::of(&envelope).ok()? {
-            Document::Channel(it) => (0, it.version),
-            Document::Recall(it) => (0, it.version),
-            Document::Approval(it) => it.rank(),
-            Document::Manifest(_) | Document::Trust(_) => return None,
-        })
-    };
-    rank(next).is_some_and(|next| rank(live).is_none_or(|live| next > live))
-}
-
-/// Replaces a document that devices look at; one that they would refuse is put beside it instead, to be signed by the others
-/// whose signatures it needs.
-pub fn replace(path: &Path, envelope: &Envelope, needed: &Needed) -> Result<()> {
-    let bytes = envelope.to_bytes()?;
-    let next = path.with_extension("").with_extension("next.dsse.json");
-    let shown = next.display();
-    let Some((reason, why)) = needed.lacks(path, envelope) else {
-        files::replace(path, &bytes)?;
-        if next.exists() {
-            eprintln!("warning: {shown} was made before this one and must not replace it; remove it and make it again");
-        }
-        return Ok(());
-    };
-    if waits(&next, path) {
-        let why = format!(
-            "{why}. {shown} waits for signatures already: complete it and put it in place, or remove it, before another one"
-        );
-        return Err(Refused(reason, why).into());
-    }
-    files::replace(&next, &bytes)?;
-    let why = format!(
-        "devices would refuse it yet, so {path} is as it was: {why}. It is in {shown}; sign it there \
-         (bundle-tool sign {shown} --key KEY.pem, or --print-pae and --attach), and rename it when `bundle-tool verify {shown} \
-         --trust TRUST` is content: mv {shown} {path}",
-        path = path.display(),
-    );
-    Err(Refused(reason, why).into())
 }
 
 /// Whose signatures count: the trust root's release role, else any one of the given keys.

@@ -10,7 +10,8 @@ use bundle::keys::KeySet;
 use bundle::recall::{RECALL_TYPE, Recall, Recalled};
 use jiff::Timestamp;
 
-use crate::cmd::publish::{self, Needed, now, raised};
+use crate::cmd::publish::{self, now, raised};
+use crate::place::{self, Needed};
 use crate::webroot::{WebRoot, ensure_own, is_release};
 use crate::{files, output};
 
@@ -84,7 +85,7 @@ pub fn run(args: &Args) -> Result<()> {
     for key in &keys {
         envelope.sign(key)?;
     }
-    publish::replace(&path, &envelope, &Needed::new(args.trust.is_some().then_some(believed), false))?;
+    place::replace(&path, &envelope, &Needed::new(args.trust.is_some().then_some(believed), false))?;
     if args.json {
         return output::json(&recall);
     }
