@@ -22,11 +22,14 @@ use crate::content::{self, Believed};
 use crate::place::{self, Needed};
 use crate::progress::Progress;
 use crate::refusal::Refused;
-use crate::webroot::{WebRoot, ensure_own};
+use crate::webroot::WebRoot;
 use crate::{files, output};
 
 mod deltas;
+mod index;
 mod keep;
+
+pub use index::load;
 
 const EXAMPLE: &str = "Example:
   bundle-tool publish demo-2.4.1.bundle --root /srv/updates --channel stable --key keys/release.pem
@@ -54,9 +57,14 @@ pub struct Args {
     /// Trust root to hold bundle and channel index against (default: the keys given)
     #[arg(long, value_name = "FILE")]
     pub trust: Option<PathBuf>,
-    /// Start a new channel index although the present one is not signed by these keys
+    /// Start a new channel index although the present one is not signed by these keys: only its version is read, to
+    /// come above it; the new one names no release but this
     #[arg(long)]
     pub blindly_replace_channel: bool,
+    /// Version of the channel index, when its file was lost or somebody else wrote the one that stands there: any above
+    /// the highest that devices saw (default: one above the present index)
+    #[arg(long, value_name = "N")]
+    pub channel_version: Option<u64>,
     /// Make deltas from that many of the releases before
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub deltas: usize,
@@ -129,18 +137,17 @@ pub fn run(args: &Args) -> Result<()> {
 pub fn publish(args: &Args) -> Result<Published> {
     anyhow::ensure!(bundle::document::is_name(&args.channel), "a channel name is like stable or beta-2");
     let keys = args.key.iter().map(|path| files::private_key(path)).collect::<Result<Vec<_>>>()?;
-    let (believed, threshold) = believed(args.trust.as_deref(), &keys)?;
+    let believed = believed(args.trust.as_deref(), &keys)?;
+    let by = (&believed.0, believed.1);
     let web = WebRoot::new(&args.root);
-    let (manifest, digest, size) =
-        open(&args.bundle, &believed, threshold).with_context(|| args.bundle.display().to_string())?;
-    whole(args, &args.bundle, &believed, threshold)?;
+    let (manifest, digest, size) = open(&args.bundle, by.0, by.1).with_context(|| args.bundle.display().to_string())?;
+    whole(args, &args.bundle, by.0, by.1)?;
     let path = web.channel(&args.channel);
     let _lock = WebRoot::lock(&path)?;
-    let present = if args.blindly_replace_channel { None } else { load(&path, &args.channel, &believed, threshold)? };
-    let mut channel = present.clone().unwrap_or_else(|| empty(&args.channel));
+    let (mut channel, present) = index::next(args, &web, by)?;
     let url = WebRoot::bundle_url(&digest);
     // The bundle first: once the index names it, it must be there.
-    let size = put(args, &web, digest, (&believed, threshold))?.unwrap_or(size);
+    let size = put(args, &web, digest, by)?.unwrap_or(size);
     add(&mut channel, &manifest, digest, size)?;
     let made = deltas::make(args, &web, &channel, &digest)?;
     if let Some(release) = channel.releases.iter_mut().find(|each| each.release.manifest_sha256 == digest) {
@@ -148,7 +155,7 @@ pub fn publish(args: &Args) -> Result<Published> {
         release.deltas.extend(made.iter().cloned());
     }
     let dropped = keep::keep(&mut channel, args.keep, &digest, &web)?;
-    if let Some(before) = present.filter(|before| says_the_same(before, &channel)) {
+    if let Some(before) = present.filter(|before| args.channel_version.is_none() && says_the_same(before, &channel)) {
         // Done before, or in place since the others signed it.
         return Ok(Published { manifest, digest, size, url, deltas: made, dropped, channel: before });
     }
@@ -158,7 +165,7 @@ pub fn publish(args: &Args) -> Result<Published> {
         envelope.sign(key)?;
     }
     keep::warn_when_nearly_full(envelope.to_bytes().with_context(too_large)?.len());
-    let role = args.trust.is_some().then_some((believed, threshold));
+    let role = args.trust.is_some().then_some(believed);
     place::replace(&path, &envelope, &Needed::new(role, args.blindly_replace_channel))?;
     Ok(Published { manifest, digest, size, url, deltas: made, dropped, channel })
 }
@@ -226,27 +233,6 @@ fn whole(args: &Args, bundle: &Path, keys: &KeySet, threshold: usize) -> Result<
     Ok(())
 }
 
-fn empty(channel: &str) -> Channel {
-    let issued = Timestamp::UNIX_EPOCH;
-    Channel { channel: channel.to_owned(), version: 0, issued, releases: Vec::new(), crit: Vec::new() }
-}
-
-/// The channel as it stands, if it does. What somebody else put there must not be signed again by us.
-pub fn load(path: &Path, name: &str, keys: &KeySet, threshold: usize) -> Result<Option<Channel>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let read = || -> Result<Channel> {
-        let verified = Envelope::parse(&files::document(path)?)?.verify(CHANNEL_TYPE, keys, threshold)?;
-        let channel = Channel::parse(&verified.payload)?;
-        ensure_own(path, "channel", name, &channel.channel)?;
-        Ok(channel)
-    };
-    let what =
-        || format!("the channel index {} (`publish --blindly-replace-channel` starts a new one)", path.display());
-    read().map(Some).with_context(what)
-}
-
 fn add(channel: &mut Channel, manifest: &Manifest, digest: Digest, size: u64) -> Result<()> {
     let release = ReleaseRef { version: manifest.version.clone(), counter: manifest.counter, manifest_sha256: digest };
     free(channel, &release.version, release.counter, Some(digest))?;
@@ -254,7 +240,6 @@ fn add(channel: &mut Channel, manifest: &Manifest, digest: Digest, size: u64) ->
     channel.releases.retain(|each| each.release.manifest_sha256 != digest);
     channel.releases.push(ChannelRelease { release, size, urls: vec![WebRoot::bundle_url(&digest)], deltas });
     channel.releases.sort_by_key(|each| std::cmp::Reverse(each.release.counter));
-    channel.version = raised(channel.version, "the channel index")?;
     channel.issued = now()?;
     Ok(())
 }

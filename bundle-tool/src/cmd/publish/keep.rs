@@ -40,7 +40,7 @@ pub fn keep(
 }
 
 /// Manifests that an approval of any region names for the channel.
-fn approved(web: &WebRoot, channel: &str) -> Result<BTreeSet<Digest>> {
+pub fn approved(web: &WebRoot, channel: &str) -> Result<BTreeSet<Digest>> {
     let mut named = BTreeSet::new();
     let regions = match fs::read_dir(web.approvals()) {
         Ok(regions) => regions,
