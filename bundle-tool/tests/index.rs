@@ -81,3 +81,28 @@ fn an_index_that_was_lost_does_not_begin_again() {
     lost();
     assert!(shop.fails(&publish(&[])).contains("is lost"));
 }
+
+#[test]
+fn after_a_change_of_keys_the_missing_signature_is_asked_for_and_helps() {
+    let shop = shop();
+    shop.ok(&["keygen", "--out", "keys/second"]);
+    let more = ["--add-release", "keys/second.pub.pem", "--release-threshold", "2"];
+    let rotate = ["trust", "rotate", "trust.dsse.json", "--out", "two.json", "--root-key", "keys/root.pem"];
+    shop.ok(&[&rotate[..], &more].concat());
+    shop.ok(&["sign", "a.bundle", "--key", "keys/second.pem"]);
+    let both = publish(&["--key", "keys/second.pem", "--trust", "two.json"]);
+    let told = shop.refused(&both, "threshold_not_met");
+    let sign = format!("bundle-tool sign {INDEX} --expect channel --trust TRUST --key KEY.pem");
+    assert!(told.contains(&sign) && !told.contains("blindly"), "{told}");
+    let sign = sign.replace("TRUST", "trust.dsse.json").replace("KEY.pem", "keys/second.pem");
+    shop.ok(&sign.split(' ').skip(1).collect::<Vec<_>>());
+    shop.release("b.bundle", "1.2.0", 2);
+    shop.ok(&["sign", "b.bundle", "--key", "keys/second.pem"]);
+    let next = both.iter().map(|arg| if *arg == "a.bundle" { "b.bundle" } else { arg }).collect::<Vec<_>>();
+    assert_eq!(shop.json(&next)["channel_version"], 2);
+    assert_eq!(channel(&shop, INDEX).releases.len(), 2);
+    // Nobody knows yet whether a stranger signed it, or a key of ours that was replaced.
+    set(&shop, "stranger", 3);
+    let told = shop.refused(&both, "key_unknown");
+    assert!(told.contains("bundle-tool sign") && told.contains("--blindly-replace-channel"), "{told}");
+}

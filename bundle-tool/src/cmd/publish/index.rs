@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bundle::channel::{CHANNEL_TYPE, Channel};
-use bundle::dsse::Envelope;
+use bundle::dsse::{DsseError, Envelope};
 use bundle::keys::KeySet;
 use jiff::Timestamp;
 
@@ -54,9 +54,25 @@ pub fn load(path: &Path, name: &str, keys: &KeySet, threshold: usize) -> Result<
         ensure_own(path, "channel", name, &channel.channel)?;
         Ok(channel)
     };
-    let what =
-        || format!("the channel index {} (`publish --blindly-replace-channel` starts a new one)", path.display());
-    read().map(Some).with_context(what)
+    read().map(Some).map_err(|error| {
+        let advice = advice(path, &error);
+        error.context(format!("the channel index {} ({advice})", path.display()))
+    })
+}
+
+/// What helps. After a change of keys that is a signature: a new index would not name the releases before.
+fn advice(path: &Path, error: &anyhow::Error) -> String {
+    let blind = "`publish --blindly-replace-channel` starts a new one";
+    let sign = format!(
+        "add the new key's signature: `bundle-tool sign {} --expect channel --trust TRUST --key KEY.pem`, with a TRUST \
+         by which it is genuine",
+        path.display()
+    );
+    match error.downcast_ref() {
+        Some(DsseError::ThresholdNotMet { .. }) => sign,
+        Some(DsseError::KeyUnknown) => format!("after a change of keys, {sign}; when it is not ours, {blind}"),
+        _ => blind.to_owned(),
+    }
 }
 
 /// The version of an index whose signature means nothing.
