@@ -31,6 +31,14 @@ impl Needed {
         }
     }
 
+    /// Whether a document that is in place counts. Without a trust root nobody knows better.
+    fn believes(&self, envelope: &Envelope) -> bool {
+        match self {
+            Self::These(keys, threshold) => envelope.verify(&envelope.payload_type, keys, *threshold).is_ok(),
+            Self::AsMany | Self::Blindly => true,
+        }
+    }
+
     /// Why a document must not be put in place.
     fn lacks(&self, path: &Path, envelope: &Envelope) -> Option<(Reason, String)> {
         match self {
@@ -54,17 +62,22 @@ impl Needed {
 }
 
 /// Whether that document is to take the place of the live one still: one that was made before it must not.
-fn waits(next: &Path, live: &Path) -> bool {
-    let rank = |path: &Path| {
-        let envelope = Envelope::parse(&files::document(path).ok()?).ok()?;
-        Some(match Document::of(&envelope).ok()? {
-            Document::Channel(it) => (0, it.version),
-            Document::Recall(it) => (0, it.version),
-            Document::Approval(it) => it.rank(),
-            Document::Manifest(_) | Document::Trust(_) => return None,
-        })
-    };
-    rank(next).is_some_and(|next| rank(live).is_none_or(|live| next > live))
+///
+/// A live one that does not count, for its key was replaced or a stranger wrote it, outranks nothing.
+fn waits(next: &Path, live: &Path, needed: &Needed) -> bool {
+    let read = |path| Envelope::parse(&files::document(path).ok()?).ok();
+    let live = read(live).filter(|it| needed.believes(it)).and_then(|it| rank(&it));
+    read(next).and_then(|it| rank(&it)).is_some_and(|next| live.is_none_or(|live| next > live))
+}
+
+/// What never goes down on a device.
+fn rank(envelope: &Envelope) -> Option<(u64, u64)> {
+    match Document::of(envelope).ok()? {
+        Document::Channel(it) => Some((0, it.version)),
+        Document::Recall(it) => Some((0, it.version)),
+        Document::Approval(it) => Some(it.rank()),
+        Document::Manifest(_) | Document::Trust(_) => None,
+    }
 }
 
 /// Replaces a document that devices look at; one that they would refuse is put beside it instead, to be signed by the others
@@ -80,7 +93,7 @@ pub fn replace(path: &Path, envelope: &Envelope, needed: &Needed) -> Result<()> 
         }
         return Ok(());
     };
-    if waits(&next, path) {
+    if waits(&next, path, needed) {
         let why = format!(
             "{why}. {shown} waits for signatures already: complete it and put it in place, or remove it, before another one"
         );

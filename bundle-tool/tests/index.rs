@@ -106,3 +106,26 @@ fn after_a_change_of_keys_the_missing_signature_is_asked_for_and_helps() {
     let told = shop.refused(&both, "key_unknown");
     assert!(told.contains("bundle-tool sign") && told.contains("--blindly-replace-channel"), "{told}");
 }
+
+#[test]
+fn what_waits_for_signatures_is_not_lost_to_an_index_that_does_not_count() {
+    let shop = shop();
+    shop.ok(&["keygen", "--out", "keys/second"]);
+    let more = ["--add-release", "keys/second.pub.pem", "--release-threshold", "2"];
+    let rotate = ["trust", "rotate", "trust.dsse.json", "--out", "two.json", "--root-key", "keys/root.pem"];
+    shop.ok(&[&rotate[..], &more].concat());
+    shop.ok(&["sign", "a.bundle", "--key", "keys/second.pem"]);
+    set(&shop, "stranger", 57);
+    let next = INDEX.replace("channel.dsse", "channel.next.dsse");
+    // The keys are in hardware modules.
+    let keyless = [&PUBLISH[..], &["--trust", "two.json", "--blindly-replace-channel"]].concat();
+    for (args, version) in [(keyless.clone(), 58), ([&keyless[..], &["--channel-version", "9"]].concat(), 9)] {
+        shop.refused(&args, "threshold_not_met");
+        assert_eq!(channel(&shop, &next).version, version);
+        shop.ok(&["sign", &next, "--key", "keys/second.pem"]);
+        let pending = shop.read(&next);
+        let told = shop.refused(&args, "threshold_not_met");
+        assert!(told.contains("waits for signatures already") && shop.read(&next) == pending, "{told}");
+        std::fs::remove_file(shop.path(&next)).unwrap();
+    }
+}
