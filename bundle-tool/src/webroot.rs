@@ -3,8 +3,9 @@
 //! Everything but the two signed documents is named by its digest and never changes, so caches may keep it for ever.
 //! Order of writing: what a document names first, the document last, each in one step; a reader never sees half.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -68,12 +69,12 @@ impl WebRoot {
 
     /// Held while a document is read, changed and written: of two who change it at once, one would be lost.
     pub fn lock(document: &Path) -> Result<File> {
-        let folder = document.parent().context("no folder")?;
+        let folder = files::folder_of(document);
         let name = document.file_name().context("no file name")?.to_string_lossy();
         let path = folder.join(format!(".{name}.lock"));
         let what = || format!("locking {}", path.display());
         files::make_folder(folder).with_context(what)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(&path).with_context(what)?;
+        let lock = open_lock(&path, folder).with_context(what)?;
         if lock.try_lock().is_err() {
             eprintln!("note: waiting for another command that changes {}", document.display());
             lock.lock().with_context(what)?;
@@ -91,6 +92,32 @@ impl WebRoot {
             io::copy(&mut from, out).map(drop).map_err(BuildError::Write)
         })
         .with_context(what)
+    }
+}
+
+/// The file to lock, made when it is missing.
+///
+/// Its group and who may read and write it are those of the folder: whoever may change the document may lock it, no
+/// matter who was first. It appears with them, so that nobody meets it half made.
+fn open_lock(path: &Path, folder: &Path) -> io::Result<File> {
+    // Only network file systems want a right to write for a lock.
+    let open = || match File::options().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => File::open(path),
+        opened => opened,
+    };
+    match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    let like = folder.metadata()?;
+    let made = tempfile::NamedTempFile::new_in(folder)?;
+    // Whoever does not belong to that group may not.
+    drop(fchown(made.as_file(), None, Some(like.gid())));
+    made.as_file().set_permissions(Permissions::from_mode(like.mode() & 0o666 | 0o600))?;
+    match made.persist_noclobber(path) {
+        Err(failed) if failed.error.kind() != io::ErrorKind::AlreadyExists => Err(failed.error),
+        // By us, or by somebody who was faster.
+        _ => open(),
     }
 }
 
