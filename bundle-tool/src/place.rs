@@ -10,6 +10,7 @@ use bundle::reason::Reason;
 use crate::document::Document;
 use crate::files;
 use crate::refusal::Refused;
+use crate::webroot::WebRoot;
 
 /// Who must have signed a document that is put in place.
 pub enum Needed {
@@ -84,7 +85,7 @@ fn rank(envelope: &Envelope) -> Option<(u64, u64)> {
 /// whose signatures it needs.
 pub fn replace(path: &Path, envelope: &Envelope, needed: &Needed) -> Result<()> {
     let bytes = envelope.to_bytes()?;
-    let next = path.with_extension("").with_extension("next.dsse.json");
+    let next = WebRoot::pending(path);
     let shown = next.display();
     let Some((reason, why)) = needed.lacks(path, envelope) else {
         files::replace(path, &bytes)?;

@@ -52,6 +52,11 @@ impl WebRoot {
         self.0.join("approvals").join(region).join(format!("{channel}.dsse.json"))
     }
 
+    /// Where a document waits for signatures before it takes the place of that one.
+    pub fn pending(document: &Path) -> PathBuf {
+        document.with_extension("").with_extension("next.dsse.json")
+    }
+
     /// Where a bundle is, relative to the root.
     pub fn bundle_url(digest: &Digest) -> String {
         format!("bundles/{digest}.bundle")

@@ -96,6 +96,14 @@ fn what_an_approval_names_stays_in_the_index() {
     let kept = index(&shop).releases.iter().map(|each| each.release.counter).collect::<Vec<_>>();
     assert_eq!(kept, [10_000, 10, 3]);
 
+    // An approval that waits for signatures is about to name what it names.
+    write_index(&shop, &sealed(&shop, 10, 9).unwrap());
+    let keyless = ["approve", "--root", "web", "--region", "eu-west", "--channel", "stable", "--trust"];
+    shop.refused(&[&keyless[..], &["trust.dsse.json", "--release", "1.5.0"]].concat(), "threshold_not_met");
+    shop.ok(&[&PUBLISH[..], &["--keep", "2"]].concat());
+    let kept = index(&shop).releases.iter().map(|each| each.release.counter).collect::<Vec<_>>();
+    assert_eq!(kept, [10_000, 10, 5, 3]);
+
     // An approval that can not be read may name anything.
     shop.write("web/approvals/eu-west/stable.dsse.json", b"{}");
     shop.refused(&[&PUBLISH[..], &["--keep", "2"]].concat(), "malformed");

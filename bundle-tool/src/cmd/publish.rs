@@ -68,8 +68,8 @@ pub struct Args {
     /// Make deltas from that many of the releases before
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub deltas: usize,
-    /// Name only the newest N releases in the channel index, and those an approval names (default: all). It has at
-    /// most 1 MiB; bundles and deltas of the others stay below ROOT
+    /// Name only the newest N releases in the channel index, and those an approval names, also one that waits for
+    /// signatures (default: all). It has at most 1 MiB; bundles and deltas of the others stay below ROOT
     #[arg(long, value_name = "N")]
     pub keep: Option<usize>,
     #[command(flatten)]
