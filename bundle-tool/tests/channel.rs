@@ -139,3 +139,16 @@ fn attestations_too_large_to_be_signed_are_refused_by_build() {
     assert!(said.contains("the manifest is too large"), "{said}");
     assert!(!shop.path("a.bundle").exists());
 }
+
+#[test]
+fn a_recall_knows_the_releases_it_names_when_the_index_does_not_any_more() {
+    let shop = Workshop::new();
+    write_index(&shop, &sealed(&shop, 3, 9).unwrap());
+    let recall = ["recall", "--root", "web", "--channel", "stable", "--key", "keys/release.pem", "--release", "1.2.0"];
+    let again = [&recall[..], &["--go-back-to", "1.1.0", "--reason", "loses settings"]].concat();
+    let first = shop.json(&again);
+    shop.release("new.bundle", "2.0.0", 10_000);
+    shop.ok(&[&PUBLISH[..], &["--keep", "1"]].concat());
+    let second = shop.json(&again);
+    assert_eq!((&second["version"], &second["recalls"]), (&2.into(), &first["recalls"]));
+}

@@ -74,9 +74,10 @@ pub fn run(args: &Args) -> Result<()> {
         Recall { channel: args.channel.clone(), version: 0, issued, recalls: Vec::new(), crit: Vec::new() }
     };
     let release = find(&channel, &recall, &args.release)?;
+    // Before the entry goes: it may be all that still knows the release.
+    let go_back_to = args.go_back_to.as_deref().map(|wanted| find(&channel, &recall, wanted)).transpose()?;
     recall.recalls.retain(|each| each.release.manifest_sha256 != release.manifest_sha256);
     if let Some(reason) = args.reason.as_ref().filter(|_| !args.lift) {
-        let go_back_to = args.go_back_to.as_deref().map(|wanted| find(&channel, &recall, wanted)).transpose()?;
         recall.recalls.push(Recalled { release, go_back_to, reason: reason.clone() });
     }
     recall.version = raised(recall.version, "the recall")?;
