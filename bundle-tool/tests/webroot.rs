@@ -271,6 +271,10 @@ fn who_has_no_key_as_a_file_publishes_approves_and_recalls() {
     shop.refused(&[&recall[..], &["--reason", "x"]].concat(), "threshold_not_met");
     let live = "web/channels/stable/recall.dsse.json";
     sign_elsewhere(&shop, &next(live), live, "release");
+    // Of a region that the trust root does not list nobody could complete one.
+    let told = shop.fails(&base.map(|arg| if arg == "eu-west" { "mars" } else { arg }));
+    assert!(told.contains("no region \"mars\"; it lists: eu-west"), "{told}");
+    assert!(!shop.path("web/approvals/mars").exists());
     // Without a trust root nobody would know whom to believe.
     let usage = shop.run(&["publish", "b.bundle", "--root", "web", "--channel", "stable"]);
     assert_eq!(usage.status.code(), Some(2));
