@@ -8,10 +8,11 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use bundle::approval::ReleaseRef;
 use bundle::build::{BuildError, publish};
 use bundle::digest::Digest;
+use bundle::document::is_name;
 use bundle::reason::Reason;
 
 use crate::files;
@@ -52,7 +53,8 @@ impl WebRoot {
         self.0.join("approvals").join(region).join(format!("{channel}.dsse.json"))
     }
 
-    /// Where a document waits for signatures before it takes the place of that one.
+    /// Where a document waits for signatures before it takes the place of that one. No channel has such a name:
+    /// [`ensure_channel`].
     pub fn pending(document: &Path) -> PathBuf {
         document.with_extension("").with_extension("next.dsse.json")
     }
@@ -124,6 +126,15 @@ fn open_lock(path: &Path, folder: &Path) -> io::Result<File> {
         // By us, or by somebody who was faster.
         _ => open(),
     }
+}
+
+/// Refuses what can not be the name of a channel on a web root.
+pub fn ensure_channel(name: &str) -> Result<()> {
+    ensure!(is_name(name), "a channel name is like stable or beta-2");
+    if let Some(other) = name.strip_suffix(".next") {
+        bail!("a channel name must not end in .next: the approval of {name} would be the one of {other} that waits");
+    }
+    Ok(())
 }
 
 /// Refuses a genuine document of somewhere else: who can write to the web root could have us sign it for here.

@@ -279,3 +279,21 @@ fn who_has_no_key_as_a_file_publishes_approves_and_recalls() {
     let usage = shop.run(&["publish", "b.bundle", "--root", "web", "--channel", "stable"]);
     assert_eq!(usage.status.code(), Some(2));
 }
+
+#[test]
+fn no_channel_has_the_name_of_what_waits_for_signatures() {
+    let shop = Workshop::new();
+    shop.release("a.bundle", "1.1.0", 1);
+    let recall = ["recall", "--root", "web", "--channel", "stable.next", "--key", "keys/release.pem"];
+    let release = ["release", "--key", "keys/release.pem", "--root", "web", "--channel", "stable.next", "--out", "x"];
+    for args in [
+        publish("a.bundle", "stable.next"),
+        approve("stable.next", &["--release", "1.1.0"]),
+        [&recall[..], &["--release", "1.1.0", "--reason", "test"]].concat(),
+        release.to_vec(),
+    ] {
+        let told = shop.fails(&args);
+        assert!(told.contains("must not end in .next") && told.contains("of stable that waits"), "{told}");
+    }
+    assert!(!shop.path("web").exists());
+}

@@ -12,7 +12,7 @@ use bundle::keys::KeySet;
 
 use crate::cmd::publish::{self, now};
 use crate::place::{self, Needed};
-use crate::webroot::{WebRoot, is_release};
+use crate::webroot::{WebRoot, ensure_channel, is_release};
 use crate::{files, output, text};
 
 mod change;
@@ -75,6 +75,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    ensure_channel(&args.channel)?;
     let keys = args.key.iter().map(|path| files::private_key(path)).collect::<Result<Vec<_>>>()?;
     let web = WebRoot::new(&args.root);
     let path = web.approval(&args.region, &args.channel);

@@ -22,7 +22,7 @@ use crate::content::{self, Believed};
 use crate::place::{self, Needed};
 use crate::progress::Progress;
 use crate::refusal::Refused;
-use crate::webroot::WebRoot;
+use crate::webroot::{WebRoot, ensure_channel};
 use crate::{files, output};
 
 mod deltas;
@@ -135,7 +135,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Copies the bundle, makes deltas, then writes the channel index.
 pub fn publish(args: &Args) -> Result<Published> {
-    anyhow::ensure!(bundle::document::is_name(&args.channel), "a channel name is like stable or beta-2");
+    ensure_channel(&args.channel)?;
     let keys = args.key.iter().map(|path| files::private_key(path)).collect::<Result<Vec<_>>>()?;
     let believed = believed(args.trust.as_deref(), &keys)?;
     let by = (&believed.0, believed.1);

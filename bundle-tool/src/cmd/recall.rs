@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use crate::cmd::publish::{self, now, raised};
 use crate::place::{self, Needed};
-use crate::webroot::{WebRoot, ensure_own, is_release};
+use crate::webroot::{WebRoot, ensure_channel, ensure_own, is_release};
 use crate::{files, output};
 
 const EXAMPLE: &str = "Example:
@@ -57,6 +57,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    ensure_channel(&args.channel)?;
     let keys = args.key.iter().map(|path| files::private_key(path)).collect::<Result<Vec<_>>>()?;
     let believed = publish::believed(args.trust.as_deref(), &keys)?;
     let web = WebRoot::new(&args.root);
