@@ -3,7 +3,7 @@
 //! Everything but the two signed documents is named by its digest and never changes, so caches may keep it for ever.
 //! Order of writing: what a document names first, the document last, each in one step; a reader never sees half.
 
-use std::fs::{File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
@@ -93,12 +93,24 @@ impl WebRoot {
     pub fn put(&self, from: &Path, url: &str) -> Result<()> {
         let to = self.file(url);
         let what = || format!("writing {}", to.display());
-        files::make_folder(to.parent().with_context(what)?).with_context(what)?;
+        files::make_folder(files::folder_of(&to)).with_context(what)?;
         publish(&to, |out| {
             let mut from = File::open(from).map_err(BuildError::Write)?;
             io::copy(&mut from, out).map(drop).map_err(BuildError::Write)
         })
         .with_context(what)
+    }
+
+    /// Moves a file in place that is durable already, in one step; a copy from another file system.
+    pub fn take(&self, from: &Path, url: &str) -> Result<()> {
+        let to = self.file(url);
+        let folder = files::folder_of(&to);
+        let what = || format!("writing {}", to.display());
+        files::make_folder(folder).with_context(what)?;
+        match fs::rename(from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => self.put(from, url),
+            moved => moved.and_then(|()| File::open(folder)?.sync_all()).with_context(what),
+        }
     }
 }
 
@@ -150,4 +162,28 @@ pub fn ensure_own(path: &Path, what: &str, ours: &str, theirs: &str) -> Result<(
 pub fn is_release(release: &ReleaseRef, wanted: &str) -> bool {
     let prefix = wanted.len() >= 8 && release.manifest_sha256.to_hex().starts_with(wanted);
     prefix || release.version.to_string() == wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_taken_is_moved_where_that_can_be() {
+        let (folder, shm) = (tempfile::tempdir().unwrap(), Path::new("/dev/shm"));
+        // Most often another file system.
+        let elsewhere = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
+        let web = WebRoot::new(folder.path());
+        for scratch in [folder.path(), elsewhere.path()] {
+            let from = scratch.join("unnamed");
+            fs::write(&from, "delta").unwrap();
+            let before = from.metadata().unwrap();
+            web.take(&from, "deltas/x.delta").unwrap();
+            let path = web.file("deltas/x.delta");
+            let after = path.metadata().unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"delta");
+            let moved = (before.dev(), before.ino()) == (after.dev(), after.ino());
+            assert_eq!(moved, before.dev() == after.dev());
+        }
+    }
 }
