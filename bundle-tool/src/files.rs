@@ -58,10 +58,14 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Replaces a file in one step, and its folder entry durably; makes the folders above it.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let what = || format!("writing {}", path.display());
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    make_folder(folder).with_context(what)?;
+    make_folder(folder_of(path)).with_context(what)?;
     bundle::build::publish(path, |file| file.write_all(bytes).map_err(bundle::build::BuildError::Write))
         .with_context(what)
+}
+
+/// The folder a file stands in; the one we are in for a bare name.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes a folder and those above it, durably: what is written into it is lost with it.
@@ -69,7 +73,7 @@ pub fn make_folder(folder: &Path) -> io::Result<()> {
     if folder.as_os_str().is_empty() || folder.is_dir() {
         return Ok(());
     }
-    let above = folder.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let above = folder_of(folder);
     make_folder(above)?;
     match fs::create_dir(folder) {
         // Somebody else was faster.

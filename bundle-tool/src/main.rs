@@ -15,6 +15,7 @@ mod document;
 mod files;
 mod gate;
 mod output;
+mod place;
 mod progress;
 mod recipe;
 mod refusal;

@@ -96,6 +96,14 @@ fn what_an_approval_names_stays_in_the_index() {
     let kept = index(&shop).releases.iter().map(|each| each.release.counter).collect::<Vec<_>>();
     assert_eq!(kept, [10_000, 10, 3]);
 
+    // An approval that waits for signatures is about to name what it names.
+    write_index(&shop, &sealed(&shop, 10, 9).unwrap());
+    let keyless = ["approve", "--root", "web", "--region", "eu-west", "--channel", "stable", "--trust"];
+    shop.refused(&[&keyless[..], &["trust.dsse.json", "--release", "1.5.0"]].concat(), "threshold_not_met");
+    shop.ok(&[&PUBLISH[..], &["--keep", "2"]].concat());
+    let kept = index(&shop).releases.iter().map(|each| each.release.counter).collect::<Vec<_>>();
+    assert_eq!(kept, [10_000, 10, 5, 3]);
+
     // An approval that can not be read may name anything.
     shop.write("web/approvals/eu-west/stable.dsse.json", b"{}");
     shop.refused(&[&PUBLISH[..], &["--keep", "2"]].concat(), "malformed");
@@ -130,4 +138,17 @@ fn attestations_too_large_to_be_signed_are_refused_by_build() {
     let said = shop.fails(&["build", "--out", "a.bundle", "--quiet"]);
     assert!(said.contains("the manifest is too large"), "{said}");
     assert!(!shop.path("a.bundle").exists());
+}
+
+#[test]
+fn a_recall_knows_the_releases_it_names_when_the_index_does_not_any_more() {
+    let shop = Workshop::new();
+    write_index(&shop, &sealed(&shop, 3, 9).unwrap());
+    let recall = ["recall", "--root", "web", "--channel", "stable", "--key", "keys/release.pem", "--release", "1.2.0"];
+    let again = [&recall[..], &["--go-back-to", "1.1.0", "--reason", "loses settings"]].concat();
+    let first = shop.json(&again);
+    shop.release("new.bundle", "2.0.0", 10_000);
+    shop.ok(&[&PUBLISH[..], &["--keep", "1"]].concat());
+    let second = shop.json(&again);
+    assert_eq!((&second["version"], &second["recalls"]), (&2.into(), &first["recalls"]));
 }

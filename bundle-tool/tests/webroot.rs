@@ -271,7 +271,29 @@ fn who_has_no_key_as_a_file_publishes_approves_and_recalls() {
     shop.refused(&[&recall[..], &["--reason", "x"]].concat(), "threshold_not_met");
     let live = "web/channels/stable/recall.dsse.json";
     sign_elsewhere(&shop, &next(live), live, "release");
+    // Of a region that the trust root does not list nobody could complete one.
+    let told = shop.fails(&base.map(|arg| if arg == "eu-west" { "mars" } else { arg }));
+    assert!(told.contains("no region \"mars\"; it lists: eu-west"), "{told}");
+    assert!(!shop.path("web/approvals/mars").exists());
     // Without a trust root nobody would know whom to believe.
     let usage = shop.run(&["publish", "b.bundle", "--root", "web", "--channel", "stable"]);
     assert_eq!(usage.status.code(), Some(2));
+}
+
+#[test]
+fn no_channel_has_the_name_of_what_waits_for_signatures() {
+    let shop = Workshop::new();
+    shop.release("a.bundle", "1.1.0", 1);
+    let recall = ["recall", "--root", "web", "--channel", "stable.next", "--key", "keys/release.pem"];
+    let release = ["release", "--key", "keys/release.pem", "--root", "web", "--channel", "stable.next", "--out", "x"];
+    for args in [
+        publish("a.bundle", "stable.next"),
+        approve("stable.next", &["--release", "1.1.0"]),
+        [&recall[..], &["--release", "1.1.0", "--reason", "test"]].concat(),
+        release.to_vec(),
+    ] {
+        let told = shop.fails(&args);
+        assert!(told.contains("must not end in .next") && told.contains("of stable that waits"), "{told}");
+    }
+    assert!(!shop.path("web").exists());
 }

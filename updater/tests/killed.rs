@@ -19,7 +19,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use bundle::manifest::ImageKind;
-use common::held::{Job, frames, held, kill_after, missing, needless, random};
+use common::held::{Job, Lives, frames, held, kill_after, missing, needless, random};
 use common::loops::Loop;
 use common::server::Server;
 use common::site::{self, digest_of, files};
@@ -62,14 +62,19 @@ fn killed_at_thirty_random_moments_it_goes_on_without_fetching_again() {
     let (frames, server) = (frames(&release), Server::new(www));
     let job = Job::new(&dir.path().join("state"), &device.device, server.url("x.bundle"), &release);
     let (mut had, mut kills, mut worst, mut sum) = (held(&frames, &device.device), 0, 0, 0);
+    let mut lives = Lives::new();
     for _ in 0..6 * KILLS {
         if kills == KILLS {
             break;
         }
         let missing = missing(&frames, &had);
-        // Anywhere between the start and a little beyond an even share of what is left; now and then in the read-back.
-        let share = 2 * missing / u64::from(KILLS - kills) + MIB / 2;
-        let alive = kill_after(job.start(), &server, random(share));
+        let alive = if kills % 2 == 0 {
+            // While it fetches: an even share of what is left, so that it lasts for all the kills.
+            kill_after(job.start(), &server, random(2 * missing / u64::from(KILLS - kills) + MIB / 2))
+        } else {
+            // At any time: while it looks at what is there, fetches, or reads back.
+            lives.kill(job.start())
+        };
         let again = needless(&server.take_parts(), &frames, &had);
         (worst, sum) = (worst.max(again), sum + again);
         if alive {

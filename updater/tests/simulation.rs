@@ -15,6 +15,7 @@ mod sim;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
 use common::folder::{facts, system};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -327,4 +328,24 @@ fn a_refused_bundle_is_told_its_own_reason() {
     // What holds the offered release is told again with the next check.
     assert_eq!(world.flipside(&["check", "--wait"]).code, REFUSED);
     assert_eq!(world.status()["waiting"]["reason"], "rollout_halted");
+}
+
+#[test]
+fn the_service_manager_hears_that_it_is_ready_and_then_that_it_lives() {
+    let mut world = World::new();
+    let manager = world.spawn_watched(Duration::from_millis(400));
+    let hear = || {
+        let mut buffer = [0; 256];
+        let n = manager.recv(&mut buffer).expect("the daemon says something in time");
+        String::from_utf8(buffer[..n].to_vec()).unwrap()
+    };
+    assert_eq!(hear(), "READY=1");
+    let (mut fed, mut said) = (0, Vec::new());
+    while fed < 5 {
+        match hear().as_str() {
+            "WATCHDOG=1" => fed += 1,
+            other => said.push(other.to_owned()),
+        }
+    }
+    assert_eq!(said, ["STATUS=idle"], "one line for `systemctl status`");
 }

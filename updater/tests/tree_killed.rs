@@ -12,12 +12,11 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use bundle::digest::Digest;
 use bundle::manifest::ImageKind;
 use common::folder::{facts, system};
-use common::held::{Job, frames, held, kill_after, missing, needless, random};
+use common::held::{Job, Lives, frames, held, kill_after, missing, needless, random};
 use common::server::Server;
 use common::site;
 use updater::slots::Place;
@@ -50,25 +49,14 @@ fn killed_again_and_again_it_is_whole_or_not_there_and_nothing_is_fetched_twice(
     let whole = [digest(&target, mtime).unwrap(), image];
     let (frames, server, tar) = (frames(&release), Server::new(www), dir.path().join("slot/rootfs.flipside-tar"));
     let job = Job::new(&dir.path().join("state"), &target, server.url("x.bundle"), &release);
-    let (mut had, mut kills, mut worst, mut swaps) = (vec![false; frames.len()], 0, 0, 0);
-    // How long a run takes depends on the machine; a run that ended says it.
-    let mut longest = 100;
+    let (mut had, mut kills, mut worst, mut swaps, mut lives) = (vec![false; frames.len()], 0, 0, 0, Lives::new());
     for round in 0..6 * KILLS {
         let missing = missing(&frames, &had);
         // The first half while it is fetched, the rest at any time after: in the unpacking and in the read-back.
         let alive = if round < KILLS / 2 {
             kill_after(job.start(), &server, random(2 * missing / u64::from(KILLS / 2 - round)))
         } else {
-            let (mut child, begun) = (job.start(), Instant::now());
-            let until = begun + Duration::from_millis(random(longest));
-            while child.try_wait().unwrap().is_none() && Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            let alive = child.try_wait().unwrap().is_none();
-            let _ = child.kill();
-            child.wait().unwrap();
-            longest = if alive { longest + 50 } else { u64::try_from(begun.elapsed().as_millis()).unwrap() };
-            alive
+            lives.kill(job.start())
         };
         worst = worst.max(needless(&server.take_parts(), &frames, &had));
         let found = target.exists().then(|| digest(&target, mtime).unwrap());

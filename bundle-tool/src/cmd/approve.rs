@@ -2,15 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bundle::approval::{APPROVAL_TYPE, Approval, Entry, RolloutState, SALT_LEN};
 use bundle::channel::Channel;
 use bundle::dsse::Envelope;
+use bundle::keys::KeySet;
 
-use crate::cmd::publish::{self, Needed, now};
-use crate::webroot::{WebRoot, is_release};
+use crate::cmd::publish::{self, now};
+use crate::place::{self, Needed};
+use crate::webroot::{WebRoot, ensure_channel, is_release};
 use crate::{files, output, text};
 
 mod change;
@@ -73,13 +75,13 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    ensure_channel(&args.channel)?;
     let keys = args.key.iter().map(|path| files::private_key(path)).collect::<Result<Vec<_>>>()?;
     let web = WebRoot::new(&args.root);
     let path = web.approval(&args.region, &args.channel);
     let now = now()?;
-    let trust = args.trust.as_deref().map(files::trust).transpose()?;
+    let role = args.trust.as_deref().map(|trust| role(trust, &args.region)).transpose()?;
     let _lock = WebRoot::lock(&path)?;
-    let role = trust.map(|trust| trust.region_keys(&args.region));
     let believed = match &role {
         Some(role) => role.clone(),
         None => publish::believed(None, &keys)?,
@@ -93,19 +95,32 @@ pub fn run(args: &Args) -> Result<()> {
     approval.max_stale_seconds = args.max_stale.unwrap_or(approval.max_stale_seconds);
     match &args.release {
         Some(wanted) => edit(&mut approval, &web, args, wanted)?,
-        None => anyhow::ensure!(args.change.is_empty(), "say which release to change: --release VERSION"),
+        None => ensure!(args.change.is_empty(), "say which release to change: --release VERSION"),
     }
     approval.crit = crit(&approval);
     let mut envelope = Envelope::new(APPROVAL_TYPE, approval.to_bytes()?);
     for key in &keys {
         envelope.sign(key)?;
     }
-    publish::replace(&path, &envelope, &Needed::new(role, args.blindly_replace_approval))?;
+    place::replace(&path, &envelope, &Needed::new(role, args.blindly_replace_approval))?;
     if args.json {
         return output::json(&approval);
     }
     print(&approval, &path);
     Ok(())
+}
+
+/// Who approves for that region. Where nobody may, a document would wait for signatures for ever.
+fn role(trust: &Path, region: &str) -> Result<(KeySet, usize)> {
+    let root = files::trust(trust)?;
+    let listed = root.regions.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let listed = if listed.is_empty() { "none" } else { &listed };
+    ensure!(
+        root.regions.contains_key(region),
+        "the trust root {} has no region {region:?}; it lists: {listed}",
+        trust.display()
+    );
+    Ok(root.region_keys(region))
 }
 
 fn edit(approval: &mut Approval, web: &WebRoot, args: &Args, wanted: &str) -> Result<()> {
@@ -138,7 +153,7 @@ fn new_entry(web: &WebRoot, args: &Args, wanted: &str) -> Result<Entry> {
         let names = channel.releases.iter().map(|each| each.release.version.to_string()).collect::<Vec<_>>();
         format!("channel {} has no release {wanted}; it has {}", args.channel, names.join(", "))
     })?;
-    anyhow::ensure!(found.next().is_none(), "{wanted} names several releases; give more digits");
+    ensure!(found.next().is_none(), "{wanted} names several releases; give more digits");
     let mut salt = [0; SALT_LEN];
     getrandom::fill(&mut salt).map_err(|error| anyhow::anyhow!("no randomness from the kernel: {error}"))?;
     Ok(Entry {

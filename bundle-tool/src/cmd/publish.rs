@@ -19,14 +19,17 @@ use serde_json::json;
 use crate::cmd::delta::Effort;
 use crate::cmd::verify::tell_signers;
 use crate::content::{self, Believed};
-use crate::document::Document;
+use crate::place::{self, Needed};
 use crate::progress::Progress;
 use crate::refusal::Refused;
-use crate::webroot::{WebRoot, ensure_own};
+use crate::webroot::{WebRoot, ensure_channel};
 use crate::{files, output};
 
 mod deltas;
+mod index;
 mod keep;
+
+pub use index::load;
 
 const EXAMPLE: &str = "Example:
   bundle-tool publish demo-2.4.1.bundle --root /srv/updates --channel stable --key keys/release.pem
@@ -54,14 +57,19 @@ pub struct Args {
     /// Trust root to hold bundle and channel index against (default: the keys given)
     #[arg(long, value_name = "FILE")]
     pub trust: Option<PathBuf>,
-    /// Start a new channel index although the present one is not signed by these keys
+    /// Start a new channel index although the present one is not signed by these keys: only its version is read, to
+    /// come above it; the new one names no release but this
     #[arg(long)]
     pub blindly_replace_channel: bool,
+    /// Version of the channel index, when its file was lost or somebody else wrote the one that stands there: any above
+    /// the highest that devices saw (default: one above the present index)
+    #[arg(long, value_name = "N")]
+    pub channel_version: Option<u64>,
     /// Make deltas from that many of the releases before
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub deltas: usize,
-    /// Name only the newest N releases in the channel index, and those an approval names (default: all). It has at
-    /// most 1 MiB; bundles and deltas of the others stay below ROOT
+    /// Name only the newest N releases in the channel index, and those an approval names, also one that waits for
+    /// signatures (default: all). It has at most 1 MiB; bundles and deltas of the others stay below ROOT
     #[arg(long, value_name = "N")]
     pub keep: Option<usize>,
     #[command(flatten)]
@@ -127,20 +135,19 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Copies the bundle, makes deltas, then writes the channel index.
 pub fn publish(args: &Args) -> Result<Published> {
-    anyhow::ensure!(bundle::document::is_name(&args.channel), "a channel name is like stable or beta-2");
+    ensure_channel(&args.channel)?;
     let keys = args.key.iter().map(|path| files::private_key(path)).collect::<Result<Vec<_>>>()?;
-    let (believed, threshold) = believed(args.trust.as_deref(), &keys)?;
+    let believed = believed(args.trust.as_deref(), &keys)?;
+    let by = (&believed.0, believed.1);
     let web = WebRoot::new(&args.root);
-    let (manifest, digest, size) =
-        open(&args.bundle, &believed, threshold).with_context(|| args.bundle.display().to_string())?;
-    whole(args, &args.bundle, &believed, threshold)?;
+    let (manifest, digest, size) = open(&args.bundle, by.0, by.1).with_context(|| args.bundle.display().to_string())?;
+    whole(args, &args.bundle, by.0, by.1)?;
     let path = web.channel(&args.channel);
     let _lock = WebRoot::lock(&path)?;
-    let present = if args.blindly_replace_channel { None } else { load(&path, &args.channel, &believed, threshold)? };
-    let mut channel = present.clone().unwrap_or_else(|| empty(&args.channel));
+    let (mut channel, present) = index::next(args, &web, by)?;
     let url = WebRoot::bundle_url(&digest);
     // The bundle first: once the index names it, it must be there.
-    let size = put(args, &web, digest, (&believed, threshold))?.unwrap_or(size);
+    let size = put(args, &web, digest, by)?.unwrap_or(size);
     add(&mut channel, &manifest, digest, size)?;
     let made = deltas::make(args, &web, &channel, &digest)?;
     if let Some(release) = channel.releases.iter_mut().find(|each| each.release.manifest_sha256 == digest) {
@@ -148,7 +155,7 @@ pub fn publish(args: &Args) -> Result<Published> {
         release.deltas.extend(made.iter().cloned());
     }
     let dropped = keep::keep(&mut channel, args.keep, &digest, &web)?;
-    if let Some(before) = present.filter(|before| says_the_same(before, &channel)) {
+    if let Some(before) = present.filter(|before| args.channel_version.is_none() && says_the_same(before, &channel)) {
         // Done before, or in place since the others signed it.
         return Ok(Published { manifest, digest, size, url, deltas: made, dropped, channel: before });
     }
@@ -158,99 +165,14 @@ pub fn publish(args: &Args) -> Result<Published> {
         envelope.sign(key)?;
     }
     keep::warn_when_nearly_full(envelope.to_bytes().with_context(too_large)?.len());
-    let role = args.trust.is_some().then_some((believed, threshold));
-    replace(&path, &envelope, &Needed::new(role, args.blindly_replace_channel))?;
+    let role = args.trust.is_some().then_some(believed);
+    place::replace(&path, &envelope, &Needed::new(role, args.blindly_replace_channel))?;
     Ok(Published { manifest, digest, size, url, deltas: made, dropped, channel })
 }
 
 /// Nothing of it is new but its number and its time.
 fn says_the_same(before: &Channel, channel: &Channel) -> bool {
     Channel { version: channel.version, issued: channel.issued, ..before.clone() } == *channel
-}
-
-/// Who must have signed a document that is put in place.
-pub enum Needed {
-    /// As the trust root says.
-    These(KeySet, usize),
-    /// Nobody knows, but not fewer than signed the one that is there.
-    AsMany,
-    /// What is there does not matter.
-    Blindly,
-}
-
-impl Needed {
-    /// What the options of a command come to.
-    pub fn new(role: Option<(KeySet, usize)>, blindly: bool) -> Self {
-        match role {
-            Some((keys, threshold)) => Self::These(keys, threshold),
-            None if blindly => Self::Blindly,
-            None => Self::AsMany,
-        }
-    }
-
-    /// Why a document must not be put in place.
-    fn lacks(&self, path: &Path, envelope: &Envelope) -> Option<(Reason, String)> {
-        match self {
-            Self::These(..) if envelope.signatures.is_empty() => {
-                Some((Reason::ThresholdNotMet, "nobody has signed it yet".to_owned()))
-            }
-            Self::These(keys, threshold) => {
-                let error = envelope.verify(&envelope.payload_type, keys, *threshold).err()?;
-                Some((error.reason(), error.to_string()))
-            }
-            Self::Blindly => None,
-            Self::AsMany => {
-                let there = Envelope::parse(&files::document(path).ok()?).ok()?.signatures.len();
-                let own = envelope.signatures.len();
-                let why =
-                    || format!("it has {own} signatures and the present one {there}; --trust FILE says how many count");
-                (own < there).then(|| (Reason::ThresholdNotMet, why()))
-            }
-        }
-    }
-}
-
-/// Whether that document is to take the place of the live one still: one that was made before it must not.
-fn waits(next: &Path, live: &Path) -> bool {
-    let rank = |path: &Path| {
-        let envelope = Envelope::parse(&files::document(path).ok()?).ok()?;
-        Some(match Document::of(&envelope).ok()? {
-            Document::Channel(it) => (0, it.version),
-            Document::Recall(it) => (0, it.version),
-            Document::Approval(it) => it.rank(),
-            Document::Manifest(_) | Document::Trust(_) => return None,
-        })
-    };
-    rank(next).is_some_and(|next| rank(live).is_none_or(|live| next > live))
-}
-
-/// Replaces a document that devices look at; one that they would refuse is put beside it instead, to be signed by the others
-/// whose signatures it needs.
-pub fn replace(path: &Path, envelope: &Envelope, needed: &Needed) -> Result<()> {
-    let bytes = envelope.to_bytes()?;
-    let next = path.with_extension("").with_extension("next.dsse.json");
-    let shown = next.display();
-    let Some((reason, why)) = needed.lacks(path, envelope) else {
-        files::replace(path, &bytes)?;
-        if next.exists() {
-            eprintln!("warning: {shown} was made before this one and must not replace it; remove it and make it again");
-        }
-        return Ok(());
-    };
-    if waits(&next, path) {
-        let why = format!(
-            "{why}. {shown} waits for signatures already: complete it and put it in place, or remove it, before another one"
-        );
-        return Err(Refused(reason, why).into());
-    }
-    files::replace(&next, &bytes)?;
-    let why = format!(
-        "devices would refuse it yet, so {path} is as it was: {why}. It is in {shown}; sign it there \
-         (bundle-tool sign {shown} --key KEY.pem, or --print-pae and --attach), and rename it when `bundle-tool verify {shown} \
-         --trust TRUST` is content: mv {shown} {path}",
-        path = path.display(),
-    );
-    Err(Refused(reason, why).into())
 }
 
 /// Whose signatures count: the trust root's release role, else any one of the given keys.
@@ -311,27 +233,6 @@ fn whole(args: &Args, bundle: &Path, keys: &KeySet, threshold: usize) -> Result<
     Ok(())
 }
 
-fn empty(channel: &str) -> Channel {
-    let issued = Timestamp::UNIX_EPOCH;
-    Channel { channel: channel.to_owned(), version: 0, issued, releases: Vec::new(), crit: Vec::new() }
-}
-
-/// The channel as it stands, if it does. What somebody else put there must not be signed again by us.
-pub fn load(path: &Path, name: &str, keys: &KeySet, threshold: usize) -> Result<Option<Channel>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let read = || -> Result<Channel> {
-        let verified = Envelope::parse(&files::document(path)?)?.verify(CHANNEL_TYPE, keys, threshold)?;
-        let channel = Channel::parse(&verified.payload)?;
-        ensure_own(path, "channel", name, &channel.channel)?;
-        Ok(channel)
-    };
-    let what =
-        || format!("the channel index {} (`publish --blindly-replace-channel` starts a new one)", path.display());
-    read().map(Some).with_context(what)
-}
-
 fn add(channel: &mut Channel, manifest: &Manifest, digest: Digest, size: u64) -> Result<()> {
     let release = ReleaseRef { version: manifest.version.clone(), counter: manifest.counter, manifest_sha256: digest };
     free(channel, &release.version, release.counter, Some(digest))?;
@@ -339,7 +240,6 @@ fn add(channel: &mut Channel, manifest: &Manifest, digest: Digest, size: u64) ->
     channel.releases.retain(|each| each.release.manifest_sha256 != digest);
     channel.releases.push(ChannelRelease { release, size, urls: vec![WebRoot::bundle_url(&digest)], deltas });
     channel.releases.sort_by_key(|each| std::cmp::Reverse(each.release.counter));
-    channel.version = raised(channel.version, "the channel index")?;
     channel.issued = now()?;
     Ok(())
 }

@@ -10,8 +10,9 @@ use bundle::keys::KeySet;
 use bundle::recall::{RECALL_TYPE, Recall, Recalled};
 use jiff::Timestamp;
 
-use crate::cmd::publish::{self, Needed, now, raised};
-use crate::webroot::{WebRoot, ensure_own, is_release};
+use crate::cmd::publish::{self, now, raised};
+use crate::place::{self, Needed};
+use crate::webroot::{WebRoot, ensure_channel, ensure_own, is_release};
 use crate::{files, output};
 
 const EXAMPLE: &str = "Example:
@@ -56,6 +57,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    ensure_channel(&args.channel)?;
     let keys = args.key.iter().map(|path| files::private_key(path)).collect::<Result<Vec<_>>>()?;
     let believed = publish::believed(args.trust.as_deref(), &keys)?;
     let web = WebRoot::new(&args.root);
@@ -73,9 +75,10 @@ pub fn run(args: &Args) -> Result<()> {
         Recall { channel: args.channel.clone(), version: 0, issued, recalls: Vec::new(), crit: Vec::new() }
     };
     let release = find(&channel, &recall, &args.release)?;
+    // Before the entry goes: it may be all that still knows the release.
+    let go_back_to = args.go_back_to.as_deref().map(|wanted| find(&channel, &recall, wanted)).transpose()?;
     recall.recalls.retain(|each| each.release.manifest_sha256 != release.manifest_sha256);
     if let Some(reason) = args.reason.as_ref().filter(|_| !args.lift) {
-        let go_back_to = args.go_back_to.as_deref().map(|wanted| find(&channel, &recall, wanted)).transpose()?;
         recall.recalls.push(Recalled { release, go_back_to, reason: reason.clone() });
     }
     recall.version = raised(recall.version, "the recall")?;
@@ -84,7 +87,7 @@ pub fn run(args: &Args) -> Result<()> {
     for key in &keys {
         envelope.sign(key)?;
     }
-    publish::replace(&path, &envelope, &Needed::new(args.trust.is_some().then_some(believed), false))?;
+    place::replace(&path, &envelope, &Needed::new(args.trust.is_some().then_some(believed), false))?;
     if args.json {
         return output::json(&recall);
     }

@@ -62,8 +62,10 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    // Of two who sign at once, or one who publishes meanwhile, nobody's work is lost.
-    let _lock = if document::read(&args.file)?.is_some() { Some(WebRoot::lock(&args.file)?) } else { None };
+    // Of two who sign at once, or one who publishes meanwhile, nobody's work is lost. Who only reads may have no right
+    // to write.
+    let changes = !args.print_pae && document::read(&args.file)?.is_some();
+    let _lock = if changes { Some(WebRoot::lock(&args.file)?) } else { None };
     let signable = Signable::open(&args.file)?;
     let mut envelope = Envelope::parse(signable.envelope()).with_context(|| args.file.display().to_string())?;
     let document = examine(args, &envelope).with_context(|| args.file.display().to_string())?;

@@ -27,10 +27,9 @@ pub enum Effect {
     Persist {
         /// The whole journal.
         journal: Box<Journal>,
-        /// When it can not be written: true means nothing else of this step may be done ; false means go on
-        /// after a few tries, because the boot loader alone tells the story
-        /// (confirming a healthy slot and leaving a bad one must not depend on the data partition). The machine is told
-        /// either way, by `PersistFailed`.
+        /// When it can not be written: true means nothing else of this step may be done; false means go on
+        /// after a few tries, because the boot loader alone tells the story (confirming a healthy slot and leaving a bad
+        /// one must not depend on the data partition). The machine is told either way, by `PersistFailed`.
         vital: bool,
     },
     /// Begin work. One at a time: the shell starts it when the work before has ended.
@@ -48,6 +47,18 @@ pub enum Effect {
     KeepEvidence(Box<EvidenceRequest>),
     /// Append to the report spool, then send `Reported`.
     Report(Box<Report>),
+}
+
+impl Effect {
+    /// Whether it leaves boot loader, slots and journal as they are.
+    #[must_use]
+    pub const fn changes_nothing(&self) -> bool {
+        match self {
+            Self::Persist { .. } => false,
+            Self::Run { work, .. } => work.only_looks(),
+            Self::Stop(_) | Self::Answer(_) | Self::KeepEvidence(_) | Self::Report(_) => true,
+        }
+    }
 }
 
 /// Why a command was not taken.
@@ -124,6 +135,26 @@ pub enum Work {
     CheckNetwork,
     /// Reboot.
     Reboot,
+}
+
+impl Work {
+    /// Whether it only reads.
+    const fn only_looks(&self) -> bool {
+        match self {
+            Self::ReadFacts
+            | Self::Ask { .. }
+            | Self::ReadManifest { .. }
+            | Self::Verify { .. }
+            | Self::CheckHealth { .. }
+            | Self::CheckNetwork => true,
+            Self::Clear { .. }
+            | Self::Install { .. }
+            | Self::Arm { .. }
+            | Self::Confirm { .. }
+            | Self::Reject { .. }
+            | Self::Reboot => false,
+        }
+    }
 }
 
 /// What the saved evidence is about.

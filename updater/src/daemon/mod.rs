@@ -6,6 +6,8 @@ pub mod device;
 mod seams;
 mod served;
 mod sim;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -99,7 +101,7 @@ pub async fn run(device: Device, options: Options) -> anyhow::Result<()> {
     let end = tokio::select! {
         end = idle(&engine, service.as_ref(), &kept, options.idle_exit) => end,
         end = told() => end?,
-        () = feed_watchdog(&engine, &notifier) => bail!("the engine does not answer"),
+        () = feed_watchdog(&engine, &notifier, watchdog_interval()) => bail!("the engine does not answer"),
         () = tell_status(&engine, &notifier, bus.as_ref().filter(|_| !device.simulated)) => bail!("the engine has ended"),
         () = restart.wait() => End::Restart,
     };
@@ -192,8 +194,8 @@ async fn told() -> anyhow::Result<End> {
 }
 
 /// Feeds the service manager's watchdog as long as the engine's own loop answers; ends when it does not.
-async fn feed_watchdog(engine: &Handle, notifier: &Notifier) {
-    let Some(interval) = watchdog_interval() else { return std::future::pending().await };
+async fn feed_watchdog(engine: &Handle, notifier: &Notifier, interval: Option<Duration>) {
+    let Some(interval) = interval else { return std::future::pending().await };
     loop {
         let answered = tokio::time::timeout(PULSE.max(interval / 2), engine.ask(Command::History)).await;
         if !matches!(answered, Ok(Ok(_))) {

@@ -99,6 +99,17 @@ impl PaperSystemd {
     }
 }
 
+/// What it says of the link, as a number of its own (`NMMetered`).
+struct PaperNetworkManager(u32);
+
+#[zbus::interface(name = "org.freedesktop.NetworkManager")]
+impl PaperNetworkManager {
+    #[zbus(property)]
+    fn metered(&self) -> u32 {
+        self.0
+    }
+}
+
 struct System {
     bus: Bus,
     story: Story,
@@ -186,4 +197,18 @@ async fn the_locks_of_others_are_named() {
     let Surroundings { inhibitors, metered, .. } = probe.look().await;
     assert_eq!(inhibitors, ["Press: printing", "Scale: printing"]);
     assert!(!metered);
+}
+
+/// <https://networkmanager.dev/docs/api/latest/nm-dbus-types.html#NMMetered>: unknown, yes, no, guessed yes, guessed no.
+#[tokio::test]
+async fn networkmanager_says_whether_the_link_is_metered() {
+    for (number, metered) in [(0, false), (1, true), (2, false), (3, true), (4, false)] {
+        let private = PrivateBus::start();
+        let manager = private.builder().serve_at("/org/freedesktop/NetworkManager", PaperNetworkManager(number));
+        let _manager = manager.name("org.freedesktop.NetworkManager").build().await.unwrap();
+        let bus = Some(Bus::connect(private.builder()).await.unwrap());
+        let root = tempfile::tempdir().unwrap();
+        let seen = SystemSurroundings { bus, root: root.path().to_owned() }.look().await;
+        assert_eq!(seen.metered, metered, "{number}");
+    }
 }

@@ -56,6 +56,19 @@ async fn until<F: Future<Output = bool>>(condition: impl Fn() -> F) {
     .await;
 }
 
+/// Whoever listens and never accepts: a bus that is stopped, or hangs.
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_never_answers_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("bus");
+    let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let address = format!("unix:path={}", socket.display());
+    // The clock jumps as soon as everyone waits: nothing takes real time.
+    let connecting = Client::connect(zbus::connection::Builder::address(address.as_str()));
+    let result = tokio::time::timeout(Duration::from_secs(600), connecting).await.expect("it waits for ever");
+    assert!(matches!(result, Err(ClientError::NoBus(_))));
+}
+
 #[tokio::test]
 async fn changes_reach_the_engine_and_refusals_come_back_typed() {
     let mut s = set_up(me()).await;

@@ -119,7 +119,6 @@ impl Engine {
 
     /// Runs the effects of one step. The caller of a command gets his answer when the intent is durable, not before.
     async fn apply(&mut self, effects: Vec<Effect>, mut reply: Option<oneshot::Sender<Reply>>) {
-        self.log_passages();
         let (persist, effects) = persist_first(effects);
         if let Some((journal, vital)) = persist
             && let Err(failure) = self.persist(*journal, vital).await
@@ -129,6 +128,7 @@ impl Engine {
             // The machine orders nothing here: what it wants next comes with its wake-up or the end of its work.
             self.machine.step(&now, Event::PersistFailed { vital, failure });
             if vital {
+                self.log_passages();
                 answer(&mut reply, Err(refusal));
                 return;
             }
@@ -137,6 +137,7 @@ impl Engine {
                 "the journal could not be written; until it can, the boot loader alone knows"
             );
         }
+        self.log_passages();
         for effect in effects {
             match effect {
                 Effect::Persist { .. } => {}

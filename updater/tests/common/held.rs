@@ -108,9 +108,34 @@ pub fn needless(parts: &[(u64, u64)], frames: &[Frame], held: &[bool]) -> u64 {
 }
 
 /// Kills the process when the server has sent that much more, or it is done; says whether it was alive.
-pub fn kill_after(mut child: Child, server: &Server, bytes: u64) -> bool {
+pub fn kill_after(child: Child, server: &Server, bytes: u64) -> bool {
     let (enough, deadline) = (server.sent() + bytes, Instant::now() + Duration::from_secs(60));
-    while server.sent() < enough && child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+    kill_when(child, || server.sent() >= enough || Instant::now() >= deadline)
+}
+
+/// Kills processes at any time of their lives: while they scan, fetch, write, unpack or read back.
+pub struct Lives {
+    /// How long a run takes depends on the machine and on what it finds; a run that ended says it.
+    longest: Duration,
+}
+
+impl Lives {
+    pub fn new() -> Self {
+        Self { longest: Duration::from_millis(100) }
+    }
+
+    /// Kills the process after some time of its life, or it is done; says whether it was alive.
+    pub fn kill(&mut self, child: Child) -> bool {
+        let begun = Instant::now();
+        let until = begun + Duration::from_micros(random(self.longest.as_micros() as u64));
+        let alive = kill_when(child, || Instant::now() >= until);
+        self.longest = if alive { self.longest + Duration::from_millis(50) } else { begun.elapsed() };
+        alive
+    }
+}
+
+fn kill_when(mut child: Child, due: impl Fn() -> bool) -> bool {
+    while !due() && child.try_wait().unwrap().is_none() {
         std::thread::sleep(Duration::from_micros(200));
     }
     let alive = child.try_wait().unwrap().is_none();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::rc::Rc;
@@ -259,6 +260,17 @@ impl World {
         let mut all = vec!["daemon", "--debug"];
         all.extend(arguments);
         self.daemon = Some(self.command(&all).spawn().unwrap());
+    }
+
+    /// Starts the daemon as a service manager does that watches it for `patience`; where it says how it is.
+    pub fn spawn_watched(&mut self, patience: Duration) -> UnixDatagram {
+        let path = self.folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut command = self.command(&["daemon", "--debug", "--idle-exit", "0"]);
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", patience.as_micros().to_string());
+        self.daemon = Some(command.spawn().unwrap());
+        manager
     }
 
     /// Starts the daemon on another bus.

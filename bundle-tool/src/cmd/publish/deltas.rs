@@ -75,7 +75,7 @@ fn put(web: &WebRoot, unnamed: &Path, url: String, recipes: &Digest) -> Result<S
         true => url.replace(".delta", &format!("-{}.delta", recipes.short())),
         false => url,
     };
-    web.put(unnamed, &url)?;
+    web.take(unnamed, &url)?;
     Ok(url)
 }
 
@@ -98,4 +98,21 @@ fn same(one: &Path, other: &Path) -> io::Result<bool> {
         left -= len as u64;
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_delta_gets_its_name_without_a_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        let (web, unnamed) = (WebRoot::new(folder.path()), folder.path().join("unnamed"));
+        fs::write(&unnamed, "delta").unwrap();
+        let made = fs::metadata(&unnamed).unwrap().ino();
+        let url = put(&web, &unnamed, "deltas/x.delta".to_owned(), &Digest::of(b"recipes")).unwrap();
+        assert_eq!(fs::metadata(web.file(&url)).unwrap().ino(), made);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use bundle::approval::Approval;
@@ -15,8 +16,9 @@ use crate::webroot::WebRoot;
 
 /// Takes all but the newest `keep` releases out of the index; gives those that went.
 ///
-/// The one just published stays, and so does whatever an approval on this web root names: devices that may take it find
-/// its URL here. Deltas from a release that went stay: devices may still run it.
+/// The one just published stays, and so does whatever an approval on this web root names, also one that waits for
+/// signatures: devices that may take it find its URL here. Deltas from a release that went stay: devices may still run
+/// it.
 pub fn keep(
     channel: &mut Channel,
     keep: Option<usize>,
@@ -39,8 +41,8 @@ pub fn keep(
     Ok(dropped)
 }
 
-/// Manifests that an approval of any region names for the channel.
-fn approved(web: &WebRoot, channel: &str) -> Result<BTreeSet<Digest>> {
+/// Manifests that an approval of any region names for the channel, or one that waits for signatures.
+pub fn approved(web: &WebRoot, channel: &str) -> Result<BTreeSet<Digest>> {
     let mut named = BTreeSet::new();
     let regions = match fs::read_dir(web.approvals()) {
         Ok(regions) => regions,
@@ -49,16 +51,18 @@ fn approved(web: &WebRoot, channel: &str) -> Result<BTreeSet<Digest>> {
     };
     for region in regions {
         let region = region.with_context(|| format!("reading {}", web.approvals().display()))?;
-        let path = web.approval(&region.file_name().to_string_lossy(), channel);
-        if !path.exists() {
-            continue;
+        let live = web.approval(&region.file_name().to_string_lossy(), channel);
+        for path in [WebRoot::pending(&live), live].iter().filter(|path| path.exists()) {
+            named.extend(named_by(path).with_context(|| format!("which releases {} approves", path.display()))?);
         }
-        // Not verified: who publishes need not have the regions' keys, and a wrong one only keeps too much.
-        let read = || -> Result<Approval> { Ok(Approval::parse(&Envelope::parse(&files::document(&path)?)?.payload)?) };
-        let approval = read().with_context(|| format!("which releases {} approves", path.display()))?;
-        named.extend(approval.entries.iter().map(|entry| entry.release.manifest_sha256));
     }
     Ok(named)
+}
+
+/// Not verified: who publishes need not have the regions' keys, and a wrong one only keeps too much.
+fn named_by(approval: &Path) -> Result<Vec<Digest>> {
+    let approval = Approval::parse(&Envelope::parse(&files::document(approval)?)?.payload)?;
+    Ok(approval.entries.iter().map(|entry| entry.release.manifest_sha256).collect())
 }
 
 /// Says when the index nears what readers accept, while there is still time to choose.

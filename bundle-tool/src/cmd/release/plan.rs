@@ -14,7 +14,7 @@ use crate::cmd::publish;
 use crate::files;
 use crate::gate::Gate;
 use crate::recipe::Recipe;
-use crate::webroot::WebRoot;
+use crate::webroot::{WebRoot, ensure_channel};
 
 /// A release under way.
 pub struct Plan {
@@ -83,5 +83,6 @@ fn channel(args: &Args, believed: Option<&(KeySet, usize)>) -> Result<Option<Cha
     let (Some(root), Some(name), Some((keys, threshold))) = (&args.root, &args.channel, believed) else {
         return Ok(None);
     };
+    ensure_channel(name)?;
     publish::load(&WebRoot::new(root).channel(name), name, keys, *threshold)
 }

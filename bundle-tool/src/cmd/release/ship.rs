@@ -92,6 +92,7 @@ pub fn publish(args: &Args, plan: &mut Plan, digest: Digest) -> Result<Option<Pu
         key: args.key.clone(),
         trust: args.trust.clone(),
         blindly_replace_channel: false,
+        channel_version: None,
         deltas: args.deltas,
         keep: args.keep,
         effort: Effort { level: args.level, threads: args.threads },

@@ -21,7 +21,12 @@ pub(super) fn counter(lines: &mut Lines, inputs: &Inputs<'_>, release: &ReleaseR
     let running = inputs.facts.booted.and_then(|slot| inputs.journal.slots.get(slot).as_ref());
     let (new, floor) = (release.counter, inputs.journal.floor.counter);
     let same = running.is_some_and(|record| record.release.manifest_sha256 == release.manifest_sha256);
-    if same || installed == Some(new) {
+    let other = running.filter(|record| record.release.counter == new && !same);
+    if let Some(other) = other {
+        // A release is what its digest says, whatever it calls itself.
+        let text = format!("counter {new} is that of {}, which runs and is another release", other.release.version);
+        lines.refuse("counter", Reason::CounterRollback, text);
+    } else if same || installed == Some(new) {
         lines.refuse("counter", Reason::NoUpdate, format!("release {} is the one that runs", release.version));
     } else if new < floor {
         let text = format!("counter {new} is below {floor}, the lowest this device may go back to");

@@ -69,6 +69,8 @@ fn each_spoiled_thing_has_its_reason_at_every_point() {
         (Reason::NoUpdate, |s| s.journal.slots.a.as_mut().unwrap().release = release(6)),
         (Reason::CounterRollback, |s| s.journal.slots.a.as_mut().unwrap().release = release(9)),
         (Reason::CounterRollback, |s| s.journal.floor.counter = 7),
+        // Built again under the same number.
+        (Reason::CounterRollback, |s| s.journal.slots.a.as_mut().unwrap().release.counter = 6),
         (Reason::Pinned, |s| s.policy.pin = Some(Pin::Version("9.9.9".parse().unwrap()))),
         (Reason::Pinned, |s| s.policy.pin = Some(Pin::Manifest(release(5).manifest_sha256))),
         (Reason::RolloutPaused, |s| s.entry().state = RolloutState::Paused),

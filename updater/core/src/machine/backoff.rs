@@ -25,9 +25,14 @@ pub fn backoff(policy: &RetryPolicy, failures: u32, random: u64, retry_after: Op
 impl Machine {
     /// Waiting for something local (boot loader, journal, reboot): seconds, at most a minute.
     pub(super) fn short_backoff(&self, now: &Now) -> Duration {
-        let policy = RetryPolicy { base: Duration::from_secs(5), cap: Duration::from_secs(60) };
-        backoff(&policy, self.stumbles, now.random, None)
+        short_backoff(self.stumbles, now)
     }
+}
+
+/// The same, after so many failures in a row.
+pub(super) fn short_backoff(failures: u32, now: &Now) -> Duration {
+    let policy = RetryPolicy { base: Duration::from_secs(5), cap: Duration::from_secs(60) };
+    backoff(&policy, failures, now.random, None)
 }
 
 #[cfg(test)]

@@ -44,8 +44,6 @@ impl Machine {
         let update = update.clone();
         match result {
             Ok(Finished::Facts(facts)) if facts.confirmed_booted() == Some(update.target.other()) => {
-                // From here on the target holds nothing that is known.
-                *self.journal.slots.get_mut(update.target) = None;
                 // Clearing it is what comes now.
                 self.journal.letting_go = None;
                 self.enter(Phase::Writing(update.clone()), Mood::Plain);
@@ -67,6 +65,8 @@ impl Machine {
         let update = update.clone();
         match result {
             Ok(Finished::Facts(facts)) if may_write(&facts, update.target) => {
+                // From here on the target holds nothing that is known.
+                *self.journal.slots.get_mut(update.target) = None;
                 if self.admitted {
                     self.run(Ordered::Install, Work::Install { update: Box::new(update) }, out);
                 } else {
@@ -189,7 +189,6 @@ impl Machine {
         }
         let stumbles = self.stumbles;
         self.admitted = false;
-        *self.journal.slots.get_mut(update.target) = None;
         self.enter(Phase::Writing(update.clone()), Mood::Plain);
         self.stumbles = stumbles;
         self.run(Ordered::Clear, Work::Clear { slot: update.target, to_write: true }, out);

@@ -140,7 +140,7 @@ impl Machine {
                     self.wait_for(now, blocked.reason, &blocked.detail, None);
                     self.check_or_wait(now, check, out);
                 }
-                None if check.is_some() => {
+                None if check == Some(true) || check == Some(false) && !self.is_patient(now) => {
                     if check == Some(true) {
                         self.answers = None;
                     }

@@ -6,8 +6,9 @@
 //!
 //! Each state's behaviour is a file: `check` (Idle, Checking, Offered), `install` (Approved to Staged), `switch`
 //! (Armed), `trial` (Trying, Good), `revert` (Reverting, RolledBack, Degraded). `command` is what operators may do,
-//! `let_go` what becomes of a slot that must not be booted, `save` what of a step has to be durable, `recall` what happens to a running release that its vendor took back, `reconcile` what a start means, `waiting` what
-//! costs nobody anything in between, `view` what is shown.
+//! `let_go` what becomes of a slot that must not be booted, `save` what of a step has to be durable, `recall` what
+//! happens to a running release that its vendor took back, `reconcile` what a start means, `waiting` what costs nobody
+//! anything in between, `view` what is shown.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,6 +30,8 @@ use crate::status::{Problem, StateName};
 mod backoff;
 mod check;
 mod command;
+#[cfg(test)]
+mod fixture;
 mod install;
 mod let_go;
 mod memory;
@@ -68,14 +71,7 @@ pub struct Machine {
     setup: Setup,
     /// As it will be once the last step's `Persist` is done.
     journal: Journal,
-    /// As it was before the last step: where to go on from when it could not be persisted.
-    before: Journal,
-    /// The journal is ahead of what is durable: written again before the next effect.
-    unsaved: bool,
-    /// `before` was so already.
-    before_unsaved: bool,
-    /// Uptime at which to try again, when nothing else is done before.
-    save_at: Option<Duration>,
+    saving: save::Saving,
     /// None until the boot loader could be read.
     facts: Option<BootFacts>,
     /// What the journal does not hold.
@@ -216,11 +212,8 @@ impl Machine {
     pub fn start(setup: Setup, journal: Journal, facts: Result<BootFacts, Failure>, now: &Now) -> (Self, Vec<Effect>) {
         let mut machine = Self {
             setup,
-            before: journal.clone(),
             journal,
-            unsaved: false,
-            before_unsaved: false,
-            save_at: None,
+            saving: save::Saving::default(),
             facts: None,
             mood: Mood::Plain,
             order: None,
@@ -238,24 +231,23 @@ impl Machine {
             passed: Vec::new(),
         };
         let mut out = Vec::new();
-        let before = machine.journal.clone();
+        let begin = machine.begin(None);
         machine.resume(now, facts, &mut out);
         machine.see_to_letting_go(now, &mut out);
         // Reports the spool had not confirmed when the last process ended.
-        out.extend(before.outbox.iter().cloned().map(|report| Effect::Report(Box::new(report))));
-        let effects = machine.finish(now, before, out);
+        out.extend(begin.journal.outbox.iter().cloned().map(|report| Effect::Report(Box::new(report))));
+        let effects = machine.finish(now, begin, out);
         (machine, effects)
     }
 
     /// Takes one event.
     pub fn step(&mut self, now: &Now, event: Event) -> Vec<Effect> {
-        if let Event::Reported { sequence } = event {
-            // Made durable along with the next change: a report that is spooled twice is told apart by its number.
-            self.journal.outbox.retain(|report| report.sequence != sequence);
-            return Vec::new();
-        }
-        let before = self.journal.clone();
         let mut out = Vec::new();
+        if let Event::PersistFailed { vital, failure } = &event {
+            self.persist_failed(now, *vital, failure);
+            return out;
+        }
+        let begin = self.begin(Some(&event));
         match event {
             Event::Tick => self.tick(now, &mut out),
             Event::Command(command) => self.command(now, command, &mut out),
@@ -264,14 +256,15 @@ impl Machine {
                 self.setup.policy = *policy;
                 self.tick(now, &mut out);
             }
-            Event::PersistFailed { vital, failure } => {
-                self.persist_failed(now, vital, &failure);
-                return Vec::new();
+            Event::Reported { sequence } => {
+                // Made durable along with the next change: a report that is spooled twice is told apart by its number.
+                self.journal.outbox.retain(|report| report.sequence != sequence);
+                return out;
             }
-            Event::Reported { .. } => {}
+            Event::PersistFailed { .. } => {}
         }
         self.see_to_letting_go(now, &mut out);
-        self.finish(now, before, out)
+        self.finish(now, begin, out)
     }
 
     /// Nothing is written, and no boot loader switched.
@@ -289,7 +282,7 @@ impl Machine {
         match &self.mood {
             _ if busy => {}
             Mood::Checking(_) => {}
-            Mood::Degraded(trouble) => self.tick_degraded(now, *trouble, due, out),
+            Mood::Degraded(trouble) => self.tick_degraded(*trouble, due, out),
             // Comes first, at the end of this step.
             Mood::Plain | Mood::Good if self.letting_go().is_some() => {}
             Mood::Plain | Mood::Good => match &self.journal.phase {
@@ -397,8 +390,7 @@ impl Machine {
     /// Uptime at which the machine wants a `Tick`.
     #[must_use]
     pub fn wake_at(&self) -> Option<Duration> {
-        let save_at = self.save_at.filter(|_| self.unsaved);
-        [self.wake, self.lets_go_at(), save_at].into_iter().flatten().min()
+        [self.wake, self.lets_go_at(), self.saves_at()].into_iter().flatten().min()
     }
 
     /// State changes since the last call, in order.

@@ -147,10 +147,12 @@ impl Machine {
     /// After a failure, or a reboot that did not come: what failed may have taken effect.
     pub(super) fn seen_while_reverting(&mut self, now: &Now, result: Result<Finished, Failure>, out: &mut Out) {
         let Phase::Reverting(reversal) = &self.journal.phase else { return };
-        let slot = reversal.slot;
+        let (slot, was_rejected) = (reversal.slot, reversal.rejected_in.as_ref() == Some(&reversal.boot));
         match result {
             Ok(Finished::Facts(facts)) if !facts.slot(slot.other()).is_choosable() => return self.stay_alone(now),
-            Ok(Finished::Facts(facts)) if is_left(&facts, slot) => return self.leave(out),
+            // What was done for sure in this boot, or what failed and shows all the same: until the next boot, perhaps.
+            Ok(Finished::Facts(facts)) if is_left(&facts, slot) && was_rejected => return self.leave(out),
+            Ok(Finished::Facts(facts)) if is_left(&facts, slot) => return self.hope(now, out),
             _ if self.stumbles < REJECT_TRIES => return self.reject(now, out),
             _ => self.stumbles = 0,
         }
@@ -161,9 +163,14 @@ impl Machine {
             self.fail(now, &failure);
             return self.go_on_after_all(now, slot);
         }
-        // Every boot of an unconfirmed slot costs it a try, so the boot loader leaves it without our help; one that can
-        // not count either does not.
+        self.hope(now, out);
+    }
+
+    /// Restarts although the boot loader may not have been told. Every boot of an unconfirmed slot costs it a try, so the
+    /// boot loader leaves it without our help; one that can not count either does not.
+    fn hope(&mut self, now: &Now, out: &mut Out) {
         let Phase::Reverting(reversal) = &mut self.journal.phase else { return };
+        let slot = reversal.slot;
         once_a_boot(&mut reversal.hopes, &mut reversal.hoped_in, &reversal.boot);
         if reversal.hopes > u32::from(MOST_TRIES) {
             return self.stay_up(now, &format!("the boot loader neither rejects slot {slot} nor counts its boots"));
@@ -257,15 +264,10 @@ impl Machine {
         self.wake_in(now, delay);
     }
 
-    pub(super) fn look_for_sight(&mut self, now: &Now, due: bool, out: &mut Out) {
-        if self.order.is_some() || !due && self.wake.is_some() {
-            return;
+    pub(super) fn look_for_sight(&mut self, due: bool, out: &mut Out) {
+        if self.order.is_none() && (due || self.wake.is_none()) {
+            self.run(Ordered::Facts, Work::ReadFacts, out);
         }
-        if self.lost_in_the_dark(now) {
-            self.journal.blind_reboots = self.journal.blind_reboots.saturating_add(1);
-            return self.run(Ordered::Reboot, Work::Reboot, out);
-        }
-        self.run(Ordered::Facts, Work::ReadFacts, out);
     }
 
     /// A new system that can not even read the boot loader's state can neither prove itself nor be rejected. Boots
@@ -275,7 +277,9 @@ impl Machine {
         let switching = matches!(self.journal.phase, Phase::Armed { .. } | Phase::Trying(_) | Phase::Reverting(_));
         let late = now.uptime >= self.policy().health.deadline;
         let bound = u32::from(MOST_TRIES) + 1;
-        self.facts.is_none() && switching && late && self.journal.blind_reboots < bound
+        let good = self.facts.as_ref().is_some_and(|facts| facts.confirmed_booted().is_some());
+        // Not at the first look: it may get well.
+        !good && switching && late && self.stumbles > 1 && self.journal.blind_reboots < bound
     }
 
     pub(super) fn sight_regained(&mut self, now: &Now, result: Result<Finished, Failure>, out: &mut Out) {
@@ -292,7 +296,14 @@ impl Machine {
         use super::reconcile::{Resume, reconcile};
         let facts = match facts {
             Ok(facts) => facts,
-            Err(failure) => return self.blind(now, &failure),
+            Err(failure) => {
+                self.blind(now, &failure);
+                if self.lost_in_the_dark(now) {
+                    self.journal.blind_reboots = self.journal.blind_reboots.saturating_add(1);
+                    self.run(Ordered::Reboot, Work::Reboot, out);
+                }
+                return;
+            }
         };
         let resume = reconcile(&self.journal, &facts);
         self.facts = Some(facts);

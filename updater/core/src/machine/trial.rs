@@ -211,9 +211,9 @@ impl Machine {
         self.record(now, OutcomeKind::Healthy, Some(slot), None);
     }
 
-    pub(super) fn tick_degraded(&mut self, now: &Now, trouble: Trouble, due: bool, out: &mut Out) {
+    pub(super) fn tick_degraded(&mut self, trouble: Trouble, due: bool, out: &mut Out) {
         match trouble {
-            Trouble::Blind => self.look_for_sight(now, due, out),
+            Trouble::Blind => self.look_for_sight(due, out),
             Trouble::NoFallback if self.order.is_none() && (due || self.wake.is_none()) => self.look(out),
             Trouble::NoFallback | Trouble::Ignored | Trouble::Incomplete => {}
         }

@@ -63,6 +63,9 @@ impl Machine {
         if let Some((reason, detail)) = self.letting_go_notice() {
             return Some(Problem { reason, detail, at: Some(now.wall), until: None });
         }
+        if let Some((reason, detail)) = self.unsaved_notice() {
+            return Some(Problem { reason, detail, at: Some(now.wall), until: None });
+        }
         let quiet = self.waiting.as_ref().is_none_or(|waiting| waiting.reason == Reason::NoUpdate);
         let notice = self.recall_notice(now).filter(|_| quiet);
         notice
@@ -90,7 +93,7 @@ impl Machine {
     pub fn is_idle(&self, now: &Now) -> bool {
         let soon = self.wake_at().is_some_and(|wake| wake < now.uptime.saturating_add(WORTH_STAYING));
         let tied = matches!(self.journal.phase, Phase::Trying(_) | Phase::Reverting(_));
-        self.order.is_none() && !self.unsaved && !soon && !tied && !self.opens_soon(now)
+        self.order.is_none() && self.unsaved().is_none() && !soon && !tied && !self.opens_soon(now)
     }
 
     /// The update at hand waits for nothing but hours that open before the timer is sure to come.
@@ -114,6 +117,9 @@ impl Machine {
         };
         if let Some(notice) = self.recall_notice(now) {
             lines.insert(0, line("recall", Finding::Wait, Some(Reason::Recalled), notice));
+        }
+        if let Some((reason, text)) = self.unsaved_notice() {
+            lines.insert(0, line("journal", Finding::Wait, Some(reason), text));
         }
         if let Some(slot) = self.letting_go() {
             let (reason, text) = self.letting_go_notice().unwrap_or_else(|| {

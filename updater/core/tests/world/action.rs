@@ -41,8 +41,12 @@ pub enum Action {
     Mode(u8),
     /// The data partition stops taking writes, or takes them again.
     DiskBroken(bool),
+    /// What the data partition is given is kept, and said not to be: the last sync fails.
+    DiskLies(bool),
     /// The boot loader's state can not be written, or can be again.
     BootBroken(bool),
+    /// The boot loader's state can not be read either.
+    Blind(bool),
     /// Nothing happens for a while.
     Sleep { minutes: u16 },
 }
@@ -139,6 +143,8 @@ pub fn arbitrary() -> impl Strategy<Value = Action> {
         1 => (0u8..4).prop_map(Action::Mode),
         1 => prop_oneof![Just(true), Just(false), Just(false)].prop_map(Action::DiskBroken),
         1 => prop_oneof![Just(true), Just(false), Just(false)].prop_map(Action::BootBroken),
+        1 => prop_oneof![Just(true), Just(false), Just(false)].prop_map(Action::DiskLies),
+        1 => prop_oneof![Just(true), Just(false), Just(false)].prop_map(Action::Blind),
         2 => (1u16..2000).prop_map(|minutes| Action::Sleep { minutes }),
     ]
 }

@@ -54,8 +54,14 @@ pub struct World {
     /// What `durable` says, so that not every look decodes it.
     pub known: Journal,
     pub disk_broken: bool,
+    /// What is written is kept, and said not to be.
+    pub disk_lies: bool,
     /// The boot loader's state can be read only.
     pub boot_broken: bool,
+    /// It can not even be read.
+    pub blind: bool,
+    /// Nor can the boot loader write it: it does not count a boot that comes up.
+    pub uncounted: bool,
     /// The last journal was not vital and could not be written: the boot loader alone tells the story.
     pub untold: bool,
     pub booted: SlotId,
@@ -107,7 +113,10 @@ impl World {
             older: None,
             known: Journal::default(),
             disk_broken: false,
+            disk_lies: false,
             boot_broken: false,
+            blind: false,
+            uncounted: false,
             untold: false,
             booted: SlotId::A,
             boots: 0,
@@ -150,6 +159,14 @@ impl World {
             booted: Some(self.booted),
             slots: self.loader.records(),
         }
+    }
+
+    /// The same, as far as they can be read.
+    pub fn read_facts(&self) -> Result<BootFacts, Failure> {
+        if self.blind {
+            return Err(Failure::new(bundle::reason::Reason::BootControlError, "no such file"));
+        }
+        Ok(self.facts())
     }
 
     pub fn stored(&self) -> &Journal {
@@ -240,7 +257,9 @@ impl World {
                 self.event(Event::Policy(policy));
             }
             Action::DiskBroken(broken) => self.disk_broken = *broken,
+            Action::DiskLies(lies) => self.disk_lies = *lies,
             Action::BootBroken(broken) => self.boot_broken = *broken,
+            Action::Blind(blind) => self.blind = *blind,
             Action::Sleep { minutes } => self.pass(Duration::from_secs(u64::from(*minutes) * 60)),
         }
         self.violation.take().map_or(Ok(()), Err)
@@ -300,6 +319,7 @@ impl World {
     pub fn boot(&mut self, menu: Option<SlotId>) {
         let mut menu = menu.filter(|slot| self.loader.slots.get(*slot).boot != SlotBoot::Empty);
         for _ in 0..20 {
+            let before = self.loader.clone();
             let slot = match menu.take() {
                 Some(slot) => {
                     self.loader.count(slot);
@@ -312,6 +332,9 @@ impl World {
             let comes_up = self.quality(slot).is_some_and(|quality| quality != Quality::NoBoot);
             self.story.push(format!("boot {} of slot {slot}: {}", self.boots, if comes_up { "up" } else { "hangs" }));
             if comes_up {
+                if self.uncounted {
+                    self.loader = before;
+                }
                 return self.came_up(slot);
             }
         }
@@ -352,9 +375,9 @@ impl World {
         self.let_in.clear();
         let journal = self.stored().clone();
         self.found_armed = matches!(journal.phase, Phase::Armed { .. });
-        let (now, facts) = (self.now(), self.facts());
+        let (now, facts) = (self.now(), self.read_facts());
         let setup = setup(&self.policy, self.running());
-        let (machine, effects) = Machine::start(setup, journal, Ok(facts), &now);
+        let (machine, effects) = Machine::start(setup, journal, facts, &now);
         self.machine = machine;
         self.take(effects);
     }

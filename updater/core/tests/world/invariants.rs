@@ -31,6 +31,7 @@ pub fn all(world: &World) -> Check {
 pub fn before_work(world: &World, work: &Work) -> Check {
     invariant_1_never_beside_an_unconfirmed_system(world, work)?;
     invariant_3_cleared_before_the_first_byte(world, work)?;
+    invariant_4_a_confirmed_system_is_rejected_for_good(world, work)?;
     invariant_5_confirmed_only_when_well(world, work)?;
     invariant_6_intent_before_effect(world, work)?;
     invariant_7_what_fell_back_is_not_tried_again(world, work)?;
@@ -87,6 +88,15 @@ fn invariant_5_confirmed_only_when_well(world: &World, work: &Work) -> Check {
     ensure(*slot == world.booted && world.well, || "invariant_5_confirmed_only_when_well".into())
 }
 
+/// A confirmed system is given up on a word that is kept, or not at all.
+fn invariant_4_a_confirmed_system_is_rejected_for_good(world: &World, work: &Work) -> Check {
+    let Work::Reject { slot } = work else { return Ok(()) };
+    let owed = world.stored().letting_go.as_ref().is_some_and(|owed| owed.slot == *slot);
+    let left = matches!(&world.stored().phase, Phase::Reverting(reversal) if reversal.slot == *slot);
+    let confirmed = world.loader.slots.get(*slot).boot == SlotBoot::Confirmed;
+    ensure(owed || left || !confirmed, || format!("invariant_4_a_confirmed_system_is_rejected_for_good: {slot}"))
+}
+
 fn invariant_6_intent_before_effect(world: &World, work: &Work) -> Check {
     if world.untold {
         return Ok(());
@@ -103,6 +113,8 @@ fn invariant_6_intent_before_effect(world: &World, work: &Work) -> Check {
             matches!(phase, Phase::Reverting(reversal) if reversal.slot == *slot)
         }
         Work::Reject { slot } => world.stored().letting_go.as_ref().is_some_and(|owed| owed.slot == *slot),
+        // In the dark too, once that is counted.
+        Work::Reboot if matches!(phase, Phase::Trying(_)) => world.stored().blind_reboots > 0,
         Work::Reboot => matches!(phase, Phase::Armed { .. } | Phase::Reverting(_)),
         _ => true,
     };
@@ -168,8 +180,12 @@ fn only_what_the_release_keys_signed(world: &World, work: &Work) -> Check {
 fn invariant_9_no_install_without_approval(world: &World, work: &Work) -> Check {
     let counter = match (work, &world.stored().phase) {
         (Work::Install { update }, _) => update.release.counter,
-        // From within the armed slot it is a way back.
-        (Work::Reboot, Phase::Armed { update, .. }) if update.target != world.booted => update.release.counter,
+        // From within the armed slot it is a way back; for a system in the dark it may be.
+        (Work::Reboot, Phase::Armed { update, .. })
+            if update.target != world.booted && world.machine.state() != StateName::Degraded =>
+        {
+            update.release.counter
+        }
         (Work::Arm { .. }, Phase::Armed { update, .. }) if !world.found_armed => update.release.counter,
         _ => return Ok(()),
     };
@@ -197,7 +213,7 @@ fn state_agrees_with_facts(world: &World) -> Check {
 
 /// Left alone, the region rolling and the clock right, a device ends on a good release and stays off a bad one.
 pub fn liveness(world: &mut World, quality: Quality) -> Check {
-    (world.disk_broken, world.boot_broken) = (false, false);
+    (world.disk_broken, world.disk_lies, world.boot_broken, world.blind) = (false, false, false, false);
     (world.clock_hours, world.clock_trusted) = (0, true);
     world.around = updater_core::event::Surroundings::default();
     world.policy.mode = Mode::Apply;
@@ -220,6 +236,19 @@ pub fn liveness(world: &mut World, quality: Quality) -> Check {
     let told = world.machine.journal().history.iter().rev().find(|outcome| outcome.kind == ends);
     let told = told.and_then(|outcome| outcome.release.as_ref()).map(|release| release.counter);
     ensure(told == Some(new), || format!("the end of {new} is not told, but that of {told:?}"))
+}
+
+/// Left alone with a disk that takes no writes at all, of which the boot loader can not count either: whatever runs then,
+/// the device does not restart for ever without a pause.
+pub fn worn_out(world: &mut World) -> Check {
+    (world.disk_broken, world.boot_broken, world.uncounted, world.reboots) = (true, true, true, 0);
+    for _ in 0..1500 {
+        world.go();
+        all(world)?;
+        world.violation.take().map_or(Ok(()), Err)?;
+    }
+    world.uncounted = false;
+    Ok(())
 }
 
 /// Lets the device run until nothing new happens for a dozen checks in a row.

@@ -40,6 +40,11 @@ pub fn play(actions: &[Action], mut trace: Option<&mut dyn FnMut(&str)>) -> Resu
         tell(&mut world, &|_| format!("{number:4} {action:?}"));
         result.map_err(|violation| format!("action {number} {action:?}: {violation}\n  {}", world.line()))?;
     }
+    if actions.len().is_multiple_of(3) {
+        let end = invariants::worn_out(&mut world);
+        tell(&mut world, &|_| "     left alone with a disk that takes no writes".into());
+        end.map_err(|violation| format!("with a disk that takes no writes: {violation}\n  {}", world.line()))?;
+    }
     // A bad release and then a good one; which kind of bad is as random as the history.
     let bad = match actions.len() % 4 {
         0 => action::Quality::Sick,

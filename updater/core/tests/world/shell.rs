@@ -17,6 +17,9 @@ use super::device::{Content, Job, TIMER, World};
 use super::invariants;
 use super::region::manifest;
 
+/// Restarts that follow each other sooner are a loop, when they do not end.
+const A_WHILE: Duration = Duration::from_secs(900);
+
 impl World {
     /// Hands an event to the machine. Effects that are still waiting are run first, as the shell does.
     pub fn event(&mut self, event: Event) {
@@ -81,12 +84,14 @@ impl World {
                 if !self.disk_broken {
                     let bytes = journal::encode(&journal).unwrap();
                     self.store(Some(bytes));
-                } else {
+                }
+                if self.disk_broken || self.disk_lies {
                     if vital {
                         self.effects.clear();
                         self.found_armed = matches!(self.stored().phase, Phase::Armed { .. });
                     }
-                    self.untold = !vital;
+                    // One that lies: what is durable is ahead of what anybody goes by, until it is written again.
+                    self.untold = !vital || !self.disk_broken;
                     self.story.push("the journal can not be written".into());
                     let now = self.now();
                     let failure = Failure::new(Reason::WriteError, "read-only file system");
@@ -157,7 +162,8 @@ impl World {
             (None, _) => self.perform(&job.work),
         };
         if matches!((&job.work, &result), (Work::Reboot, Ok(_))) {
-            self.reboots += 1;
+            // In a while somebody has had a look.
+            self.reboots += u32::from(self.uptime < A_WHILE);
             if self.reboots > 12 {
                 self.violate("the device does not reboot for ever");
             }
@@ -198,6 +204,7 @@ impl World {
         }
         self.do_boot_control(work);
         match work {
+            _ if self.blind && (is_change(work) || *work == Work::ReadFacts) => self.read_facts().map(Finished::Facts),
             Work::ReadFacts | Work::Clear { .. } | Work::Arm { .. } | Work::Confirm { .. } | Work::Reject { .. } => {
                 Ok(Finished::Facts(self.facts()))
             }

@@ -3,48 +3,14 @@
 use bundle::reason::Reason;
 
 use crate::effect::{Effect, Work};
-use crate::event::{Command, Event, Failure, Finished};
+use crate::event::{Command, Event, Failure};
 use crate::facts::SlotBoot;
 use crate::gate::fixture::{Scene, update};
 use crate::journal::{Blocked, LettingGo, Phase};
-use crate::machine::{Machine, Setup};
-use crate::release::SlotRecord;
+use crate::machine::Machine;
+use crate::machine::fixture::{ARMED, answer, ended, failure, held, later, orders, start, vital};
 use crate::slot::SlotId;
 use crate::status::StateName;
-
-/// A device of the scene with a journal in that phase, the other slot as given, and what it does at its start.
-fn start(phase: Phase, other: SlotBoot, change: impl FnOnce(&mut Scene)) -> (Scene, Machine, Vec<Effect>) {
-    let mut scene = Scene::new();
-    scene.journal.phase = phase;
-    *scene.facts.slots.get_mut(SlotId::B) = other;
-    change(&mut scene);
-    let setup = Setup { device: scene.device.clone(), policy: scene.policy.clone(), version: "0".into() };
-    let (machine, effects) = Machine::start(setup, scene.journal.clone(), Ok(scene.facts.clone()), &scene.now);
-    (scene, machine, effects)
-}
-
-/// The last work that was ordered, and its result as the shell would tell it.
-fn ended(scene: &Scene, effects: &[Effect], wanted: impl Fn(&Work) -> bool, b: Result<SlotBoot, Failure>) -> Event {
-    let ordered = effects.iter().rev().find_map(|effect| match effect {
-        Effect::Run { ticket, work } if wanted(work) => Some(*ticket),
-        _ => None,
-    });
-    let ticket = ordered.unwrap_or_else(|| panic!("not ordered: {effects:?}"));
-    let mut facts = scene.facts.clone();
-    let result = b.map(|b| {
-        *facts.slots.get_mut(SlotId::B) = b;
-        Finished::Facts(facts)
-    });
-    Event::Done { ticket, result }
-}
-
-const ARMED: SlotBoot = SlotBoot::Trying { left: 3, done: 0 };
-
-/// Slot b holds the release of the scene.
-fn held(scene: &mut Scene) {
-    let record = SlotRecord { release: update().release, ..scene.journal.slots.get(SlotId::A).clone().unwrap() };
-    *scene.journal.slots.get_mut(SlotId::B) = Some(record);
-}
 
 /// The same, and it is refused.
 fn blocked(scene: &mut Scene) {
@@ -66,29 +32,11 @@ const fn is_reject(work: &Work) -> bool {
 }
 
 fn rejects(effects: &[Effect]) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::Run { work, .. } if is_reject(work)))
-}
-
-fn failure() -> Failure {
-    Failure::new(Reason::BootControlError, "read-only file system")
-}
-
-/// Time passes until the machine wants to go on.
-fn later(scene: &mut Scene, machine: &mut Machine) -> Vec<Effect> {
-    scene.now.uptime = machine.wake_at().expect("it goes on by itself");
-    machine.step(&scene.now, Event::Tick)
+    orders(effects, is_reject)
 }
 
 const fn clears(work: &Work) -> bool {
     matches!(work, Work::Clear { slot: SlotId::B, .. })
-}
-
-fn answer(effects: &[Effect]) -> Result<(), Reason> {
-    let answer = effects.iter().find_map(|effect| match effect {
-        Effect::Answer(answer) => Some(answer.as_ref().copied().map_err(|refusal| refusal.reason)),
-        _ => None,
-    });
-    answer.unwrap_or_else(|| panic!("no answer: {effects:?}"))
 }
 
 #[test]
@@ -167,18 +115,18 @@ fn a_switch_is_taken_back_although_nothing_can_be_written_down() {
     let (mut scene, mut machine, _) = start(phase, ARMED, |_| {});
     let effects = machine.step(&scene.now, Event::Command(Command::Cancel));
     let untold = |machine: &mut Machine, scene: &Scene, effects: &[Effect]| {
-        assert!(matches!(effects.first(), Some(Effect::Persist { vital: false, .. })), "{effects:?}");
+        assert_eq!(vital(effects), Some(false), "{effects:?}");
         let effects = machine.step(&scene.now, Event::PersistFailed { vital: false, failure: failure() });
         assert!(effects.is_empty(), "nobody takes orders here: {effects:?}");
     };
     untold(&mut machine, &scene, &effects);
     machine.step(&scene.now, ended(&scene, &effects, clears, Err(failure())));
-    // The pause ends while the journal is tried once more, for a command that is refused.
+    // A command that is refused in between ends nothing.
     let install = Command::Install { source: None, intent: crate::release::Intent::default() };
     let refused = machine.step(&scene.now, Event::Command(install));
-    scene.now.uptime = machine.wake_at().expect("it tries again");
-    untold(&mut machine, &scene, &refused);
-    let effects = machine.step(&scene.now, Event::Tick);
+    assert_eq!(vital(&refused), None, "nothing changes: {refused:?}");
+    let effects = later(&mut scene, &mut machine);
+    untold(&mut machine, &scene, &effects);
     let effects = machine.step(&scene.now, ended(&scene, &effects, clears, Ok(SlotBoot::Empty)));
     // Done once is enough, whether that can be written down or not.
     untold(&mut machine, &scene, &effects);
@@ -190,11 +138,12 @@ fn a_switch_is_taken_back_although_nothing_can_be_written_down() {
         assert_eq!(effects.len(), 1, "{effects:?}");
         untold(&mut machine, &scene, &effects);
         assert_eq!(machine.state(), StateName::Idle);
+        let told = machine.status(&scene.now).waiting.expect("it is told");
+        assert_eq!(told.detail, "what happened can not be written down: read-only file system");
     }
     assert_eq!(later(&mut scene, &mut machine).len(), 1);
     assert!(machine.is_idle(&scene.now) && machine.wake_at().is_none(), "written");
-    let told = machine.status(&scene.now).last_error.expect("it is told");
-    assert_eq!(told.detail, "read-only file system");
+    assert_eq!(machine.status(&scene.now).waiting.map(|told| told.reason), Some(Reason::Cancelled));
 }
 
 #[test]
@@ -247,7 +196,7 @@ fn a_confirmed_system_that_was_rejected_is_no_way_back() {
     let reject = Command::Reject { slot: SlotId::B, reason: String::new() };
     let effects = machine.step(&scene.now, Event::Command(reject));
     assert_eq!(answer(&effects), Ok(()));
-    assert!(matches!(effects.first(), Some(Effect::Persist { vital: true, .. })), "{effects:?}");
+    assert_eq!(vital(&effects), Some(true), "{effects:?}");
     machine.step(&scene.now, ended(&scene, &effects, is_reject, Err(failure())));
     let back = Command::Rollback { reason: String::new() };
     assert_eq!(answer(&machine.step(&scene.now, Event::Command(back))), Err(Reason::NoUpdate));
@@ -389,7 +338,7 @@ fn what_was_never_written_is_still_owed_after_another_failure() {
     machine.step(&scene.now, ended(&scene, &effects, clears, Ok(SlotBoot::Empty)));
     lost(&mut machine, &scene, false);
     let effects = machine.step(&scene.now, Event::Command(Command::Retry { manifest: None }));
-    assert!(matches!(effects.first(), Some(Effect::Persist { vital: true, .. })), "{effects:?}");
+    assert_eq!(vital(&effects), Some(true), "{effects:?}");
     lost(&mut machine, &scene, true);
     let looking = later(&mut scene, &mut machine);
     let looks = |work: &Work| matches!(work, Work::ReadFacts);
@@ -403,4 +352,20 @@ fn what_was_never_written_is_still_owed_after_another_failure() {
         _ => None,
     });
     assert_eq!(written, Some(true), "the cancel: {effects:?}");
+}
+
+#[test]
+fn a_check_of_the_timer_that_had_to_wait_asks_no_server_sooner_than_it_said() {
+    for patient in [true, false] {
+        let (mut scene, mut machine, effects) = start(Phase::Staged(update()), ARMED, held);
+        machine.step(&scene.now, ended(&scene, &effects, clears, Err(failure())));
+        let effects = machine.step(&scene.now, Event::Command(Command::Check { by_operator: false }));
+        if patient {
+            machine.journal.retry.not_before = scene.now.wall.checked_add(jiff::SignedDuration::from_hours(2)).ok();
+        }
+        let clearing = if orders(&effects, clears) { effects } else { later(&mut scene, &mut machine) };
+        let effects = machine.step(&scene.now, ended(&scene, &clearing, clears, Ok(SlotBoot::Empty)));
+        let asks = orders(&effects, |work| matches!(work, Work::Ask { fetch: true, .. }));
+        assert_eq!(asks, !patient, "{effects:?}");
+    }
 }
