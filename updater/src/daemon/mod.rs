@@ -29,8 +29,8 @@ use device::Device;
 use seams::Assembled;
 pub use seams::{http_settings, trust};
 
-/// The engine's loop must answer within this, or the watchdog is not fed.
-const PULSE: Duration = Duration::from_secs(20);
+/// What the engine may take to end what it is in the middle of, when we leave.
+const LAST_STEP: Duration = Duration::from_secs(20);
 /// A bus that takes longer counts as none. Whoever started us over the bus waits 25 s.
 const BUS_PATIENCE: Duration = Duration::from_secs(10);
 /// Nobody may ask for this long before a daemon that is idle leaves, unless told otherwise.
@@ -112,7 +112,7 @@ pub async fn run(device: Device, options: Options) -> anyhow::Result<()> {
     }
     // Ends with its last handle; what it writes is durable before each step, so nothing is lost by not waiting longer.
     drop(engine);
-    let _ = tokio::time::timeout(PULSE, task).await;
+    let _ = tokio::time::timeout(LAST_STEP, task).await;
     Ok(())
 }
 
@@ -193,11 +193,14 @@ async fn told() -> anyhow::Result<End> {
     }
 }
 
-/// Feeds the service manager's watchdog as long as the engine's own loop answers; ends when it does not.
+/// Feeds the service manager's watchdog as long as the engine's own loop answers; ends when it does not. `interval`: half of
+/// what the service manager waits.
 async fn feed_watchdog(engine: &Handle, notifier: &Notifier, interval: Option<Duration>) {
     let Some(interval) = interval else { return std::future::pending().await };
+    // Slow flash may hold the loop for long. With the pause that is 1.75 intervals of the 2 that are waited for.
+    let patience = interval + interval / 4;
     loop {
-        let answered = tokio::time::timeout(PULSE.max(interval / 2), engine.ask(Command::History)).await;
+        let answered = tokio::time::timeout(patience, engine.ask(Command::History)).await;
         if !matches!(answered, Ok(Ok(_))) {
             return;
         }

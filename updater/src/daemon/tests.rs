@@ -19,6 +19,24 @@ async fn an_engine_that_does_not_answer_ends_the_feeding() {
     drop(requests);
 }
 
+/// Flash that takes a minute for a write holds the engine's loop, and is no reason to end it.
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_is_slow_is_fed_in_time() {
+    let (commands, mut requests) = mpsc::channel::<(Command, tokio::sync::oneshot::Sender<engine::Reply>)>(4);
+    let (_status, status) = watch::channel(crate::dbus::testing::status());
+    let (_idle, idle) = watch::channel(true);
+    let engine = Handle { commands, status, idle };
+    tokio::spawn(async move {
+        while let Some((_, reply)) = requests.recv().await {
+            tokio::time::sleep(Duration::from_secs(70)).await;
+            let _ = reply.send(engine::Reply::History(Vec::new()));
+        }
+    });
+    let notifier = Notifier::from_env();
+    let feeding = feed_watchdog(&engine, &notifier, Some(Duration::from_secs(60)));
+    assert!(tokio::time::timeout(LONG, feeding).await.is_err(), "given up after less than the service manager waits");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_answers_is_fed_for_as_long_as_it_does() {
     let engine = crate::dbus::testing::PaperEngine::start();
