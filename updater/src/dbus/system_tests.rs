@@ -212,3 +212,12 @@ async fn networkmanager_says_whether_the_link_is_metered() {
         assert_eq!(seen.metered, metered, "{number}");
     }
 }
+
+#[tokio::test]
+async fn a_networkmanager_that_does_not_answer_counts_as_metered() {
+    let private = PrivateBus::start();
+    // Something else is there under its name.
+    let other = private.builder().serve_at("/org/freedesktop/NetworkManager", PaperSystemd(Story::default()));
+    let _manager = other.name("org.freedesktop.NetworkManager").build().await.unwrap();
+    assert!(Bus::connect(private.builder()).await.unwrap().metered().await);
+}
