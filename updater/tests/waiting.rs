@@ -46,6 +46,8 @@ fn an_install_that_was_to_switch_goes_on_until_that_is_done_or_refused() {
         assert_eq!(held.code, REFUSED, "{held:?}");
         assert!(held.err.contains("window_closed"), "{held:?}");
     }
+    let ordered = world.flipside(&["reboot", "--no-wait"]);
+    assert!(ordered.code == OK && !ordered.out.contains("Restarting"), "{ordered:?}");
     let status = world.status();
     assert_eq!(status["slots"]["b"]["release"]["counter"], 2, "it is installed all the same: {status}");
     let forced = world.flipside(&["install", "--reboot", "--force"]);

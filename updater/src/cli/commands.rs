@@ -260,8 +260,10 @@ async fn reboot(place: &Place, wait: bool, output: &Output) -> Result<Exit, Fail
     client.change("Reboot", &[]).await?;
     if wait {
         follow::switch(&client, Goal::Restarting, before.as_ref()).await?;
+        output.done("Restarting.");
+    } else {
+        output.done("The restart is ordered; `flipside status` tells what it waits for.");
     }
-    output.done("Restarting.");
     Ok(Exit::Ok)
 }
 
