@@ -61,8 +61,9 @@ fn what_runs_already_is_news_only_to_whoever_named_it() {
     world.publish(2);
     world.approve(2, 10_000, "rolling");
     world.start();
-    assert_eq!(world.flipside(&["install", "--activate"]).code, OK);
-    world.restart_into("b");
+    assert_eq!(world.flipside(&["install", "--reboot"]).code, OK);
+    world.wait_for_end();
+    world.boot("b");
     assert_eq!(world.flipside(&["confirm"]).code, OK);
     let nothing = world.flipside(&["--json", "install", "--reboot"]);
     assert_eq!(nothing.code, OK, "{nothing:?}");

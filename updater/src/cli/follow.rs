@@ -163,13 +163,19 @@ pub async fn check(client: &Client, bar: &mut Bar) -> Result<Status, Failed> {
     }
 }
 
-/// Waits until a switch got as far as `goal`. `before`: the last error there was when it was ordered.
+/// Waits until a switch got as far as `goal`; Ctrl-C leaves. `before`: the last error there was when it was ordered.
 ///
 /// # Errors
 /// What keeps it, or no daemon.
 pub async fn switch(client: &Client, goal: Goal, before: Option<&Problem>) -> Result<(), Failed> {
     let patience = if goal == Goal::Restarting { LEAVING } else { PATIENCE };
-    let end = watch(client, &mut Bar::Silent, patience, async |status| Ok(switched(status, goal, before))).await;
+    let mut bar = Bar::Silent;
+    let end = watch(client, &mut bar, patience, async |status| Ok(switched(status, goal, before)));
+    let end = tokio::select! {
+        end = end => end,
+        // After an install the process does not end of it by itself any more.
+        _ = tokio::signal::ctrl_c() => Err(left()),
+    };
     match end {
         // Bus and daemon go down with the system.
         Err(failed) if failed.exit == Exit::NoDaemon && goal == Goal::Restarting => Ok(()),
@@ -205,10 +211,7 @@ pub async fn job(client: &Client, job: &JobPath, bar: &mut Bar) -> Result<(), Fa
                 stop(client, job).await?;
                 end.await
             } => end?,
-            _ = interrupts.recv() => {
-                let left = "left before its end; `flipside status` tells what becomes of it";
-                return Err(Failed::plain(Exit::Failed, left.to_owned()));
-            }
+            _ = interrupts.recv() => return Err(left()),
         },
     };
     if result == OK {
@@ -216,6 +219,11 @@ pub async fn job(client: &Client, job: &JobPath, bar: &mut Bar) -> Result<(), Fa
     }
     let reason = Reason::ALL.iter().copied().find(|r| r.code() == result).unwrap_or(Reason::Unknown);
     Err(Failed::because(reason, detail))
+}
+
+/// Whoever waited does so no more.
+fn left() -> Failed {
+    Failed::plain(Exit::Failed, "left before its end; `flipside status` tells what becomes of it".to_owned())
 }
 
 /// Asks a job to stop, or the daemon after the one that began it.
