@@ -114,7 +114,7 @@ fn live_line(status: &Status, zone: &TimeZone, columns: usize) -> String {
             let room = columns.saturating_sub("verifying   ".len() + line.chars().count()).min(most);
             let part = u128::from(p.bytes_done) * room as u128 / u128::from(p.bytes_total);
             let full = usize::try_from(part).unwrap_or(room).min(room);
-            let bar = "█".repeat(full) + &"·".repeat(room - full);
+            let bar: String = (0..room).map(|n| if n < full { '█' } else { '·' }).collect();
             if room < least { format!("{word:10} {line}") } else { format!("{word:10} {bar} {line}") }
         }
         _ if held.is_empty() => format!("{word} …"),

@@ -185,26 +185,17 @@ async fn install(
         (_, true) => Some(Goal::Armed),
         _ => None,
     };
-    let before = match goal.filter(|_| wait) {
-        Some(_) => client.explain().await?.0.last_error,
-        None => None,
-    };
     let job = client.install(&source, file, options).await?;
     if !wait {
         output.done(&format!("Installing as {}; `flipside status` tells how far it is.", job.as_str()));
         return Ok(Exit::Ok);
     }
-    let ended = match follow::job(&client, &job, &mut place.bar(output)).await {
+    match follow::job(&client, &job, goal, &mut place.bar(output)).await {
         // Who named a bundle wanted that one; who did not has what there is.
-        Err(nothing) if nothing.reason == Some(Reason::NoUpdate) && source.is_empty() => Ok(()),
-        Err(failed) if failed.exit == Exit::Ok => Err(Failed { exit: Exit::Refused, ..failed }),
-        Err(failed) => Err(failed),
-        Ok(()) => match goal {
-            Some(goal) => follow::switch(&client, goal, before.as_ref()).await,
-            None => Ok(()),
-        },
-    };
-    ended?;
+        Err(nothing) if nothing.reason == Some(Reason::NoUpdate) && source.is_empty() => {}
+        Err(failed) if failed.exit == Exit::Ok => return Err(Failed { exit: Exit::Refused, ..failed }),
+        ended => ended?,
+    }
     match client.explain().await {
         Ok((picture, _)) => output.page(|| status::after_install(&picture), &picture),
         // It went well, and a device that restarts tells no more.

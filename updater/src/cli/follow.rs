@@ -163,19 +163,13 @@ pub async fn check(client: &Client, bar: &mut Bar) -> Result<Status, Failed> {
     }
 }
 
-/// Waits until a switch got as far as `goal`; Ctrl-C leaves. `before`: the last error there was when it was ordered.
+/// Waits until a switch got as far as `goal`. `before`: the last error there was when it was ordered.
 ///
 /// # Errors
 /// What keeps it, or no daemon.
 pub async fn switch(client: &Client, goal: Goal, before: Option<&Problem>) -> Result<(), Failed> {
     let patience = if goal == Goal::Restarting { LEAVING } else { PATIENCE };
-    let mut bar = Bar::Silent;
-    let end = watch(client, &mut bar, patience, async |status| Ok(switched(status, goal, before)));
-    let end = tokio::select! {
-        end = end => end,
-        // After an install the process does not end of it by itself any more.
-        _ = tokio::signal::ctrl_c() => Err(left()),
-    };
+    let end = watch(client, &mut Bar::Silent, patience, async |status| Ok(switched(status, goal, before))).await;
     match end {
         // Bus and daemon go down with the system.
         Err(failed) if failed.exit == Exit::NoDaemon && goal == Goal::Restarting => Ok(()),
@@ -183,60 +177,66 @@ pub async fn switch(client: &Client, goal: Goal, before: Option<&Problem>) -> Re
     }
 }
 
-/// Waits for the end of a job. Ctrl-C asks it to stop and goes on waiting for its end; a second one leaves at once.
+/// Waits for the end of a job and, where it was to switch, of that. Ctrl-C cancels and goes on waiting for the end; a second
+/// one leaves at once.
 ///
 /// # Errors
 /// The reason it ended with, or no daemon.
-pub async fn job(client: &Client, job: &JobPath, bar: &mut Bar) -> Result<(), Failed> {
-    let mut end = std::pin::pin!(watch(client, bar, PATIENCE, async |status| {
-        let seen = end_of(status).map(|end| (end.result, end.detail));
-        if seen.is_some() {
-            // The job hears of it at the same moment as we do.
-            tokio::time::sleep(MOMENT).await;
+pub async fn job(client: &Client, job: &JobPath, goal: Option<Goal>, bar: &mut Bar) -> Result<(), Failed> {
+    let mut end = std::pin::pin!(async {
+        let mut before = None;
+        let (result, detail) = watch(client, bar, PATIENCE, async |status| {
+            // What went wrong before this job says nothing of its switch.
+            before.get_or_insert_with(|| status.last_error.clone());
+            let seen = end_of(status).map(|end| (end.result, end.detail));
+            if seen.is_some() {
+                // The job hears of it at the same moment as we do.
+                tokio::time::sleep(MOMENT).await;
+            }
+            match client.job_end(job).await {
+                // The daemon was started again and goes on with what it began; jobs are objects of the one before.
+                Err(ClientError::NoJob) => Ok(seen),
+                // It left, as before a restart.
+                Err(ClientError::NoDaemon(_)) if seen.is_some() => Ok(seen),
+                end => end,
+            }
+        })
+        .await?;
+        if result != OK {
+            let reason = Reason::ALL.iter().copied().find(|r| r.code() == result).unwrap_or(Reason::Unknown);
+            return Err(Failed::because(reason, detail));
         }
-        match client.job_end(job).await {
-            // The daemon was started again and goes on with what it began; jobs are objects of the one before.
-            Err(ClientError::NoJob) => Ok(seen),
-            // It left, as before a restart.
-            Err(ClientError::NoDaemon(_)) if seen.is_some() => Ok(seen),
-            end => end,
+        match goal {
+            Some(goal) => switch(client, goal, before.flatten().as_ref()).await,
+            None => Ok(()),
         }
-    }));
+    });
     // Kept from the first to the second: what comes in between counts.
     let mut interrupts = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
-    let (result, detail) = tokio::select! {
-        end = &mut end => end?,
+    tokio::select! {
+        end = &mut end => end,
         _ = interrupts.recv() => tokio::select! {
             end = async {
-                stop(client, job).await?;
+                cancel(client).await?;
                 end.await
-            } => end?,
-            _ = interrupts.recv() => return Err(left()),
+            } => end,
+            _ = interrupts.recv() => {
+                let left = "left before its end; `flipside status` tells what becomes of it";
+                Err(Failed::plain(Exit::Failed, left.to_owned()))
+            }
         },
-    };
-    if result == OK {
-        return Ok(());
     }
-    let reason = Reason::ALL.iter().copied().find(|r| r.code() == result).unwrap_or(Reason::Unknown);
-    Err(Failed::because(reason, detail))
 }
 
-/// Whoever waited does so no more.
-fn left() -> Failed {
-    Failed::plain(Exit::Failed, "left before its end; `flipside status` tells what becomes of it".to_owned())
-}
-
-/// Asks a job to stop, or the daemon after the one that began it.
-async fn stop(client: &Client, job: &JobPath) -> Result<(), ClientError> {
+/// Gives up what is under way, with this daemon or the one after it.
+async fn cancel(client: &Client) -> Result<(), ClientError> {
     let mut misses = 0;
     loop {
-        let stopped = match client.cancel(job).await {
-            Err(ClientError::NoJob) => client.change("Cancel", &[]).await,
-            stopped => stopped,
-        };
-        match stopped {
+        match client.change("Cancel", &[]).await {
             Err(ClientError::NoDaemon(_)) if misses < PATIENCE => misses += 1,
-            stopped => return stopped,
+            // It ended by itself just now.
+            Err(ClientError::Refused { reason: Reason::NoUpdate, .. }) => return Ok(()),
+            cancelled => return cancelled,
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }

@@ -120,8 +120,9 @@ async fn announce(connection: Connection, mut status: watch::Receiver<Status>) {
 }
 
 fn only_progress(a: &Status, b: &Status) -> bool {
-    let still = |status| Status { progress: None, ..values::timeless(status) };
-    still(a) == still(b)
+    let (mut a, mut b) = (values::timeless(a), values::timeless(b));
+    (a.progress, b.progress) = (None, None);
+    a == b
 }
 
 async fn send(connection: &Connection, old: &Status, new: &Status) -> zbus::Result<()> {

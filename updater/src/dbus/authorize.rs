@@ -4,9 +4,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bundle::reason::Reason;
-use tokio::sync::RwLock;
 use zbus::message::{Flags, Header};
 use zbus::{Connection, Variant};
 
@@ -56,8 +56,17 @@ impl Action {
 #[derive(Debug, Clone)]
 pub struct Authorizer {
     owner: u32,
-    /// Held by every question that has no answer yet.
-    asking: Arc<RwLock<()>>,
+    /// Questions that have no answer yet.
+    asking: Arc<AtomicUsize>,
+}
+
+/// One question; no more when dropped.
+struct Question<'a>(&'a AtomicUsize);
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Authorizer {
@@ -70,7 +79,7 @@ impl Authorizer {
     /// Whether a caller waits for permission: a person may be typing a password, and no message comes meanwhile.
     #[must_use]
     pub fn is_asking(&self) -> bool {
-        self.asking.try_write().is_err()
+        self.asking.load(Ordering::Relaxed) > 0
     }
 
     /// Ok when the sender of `call` may do `action`.
@@ -78,7 +87,8 @@ impl Authorizer {
     /// # Errors
     /// `not_authorized`, with the way to get it.
     pub async fn allow(&self, connection: &Connection, call: &Header<'_>, action: Action) -> Result<(), Refused> {
-        let _asking = self.asking.read().await;
+        self.asking.fetch_add(1, Ordering::Relaxed);
+        let _question = Question(&self.asking);
         let Some(sender) = call.sender() else {
             return Err(Refused::new(Reason::NotAuthorized, "the call has no sender"));
         };
