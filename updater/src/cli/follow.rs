@@ -10,7 +10,7 @@ use updater_core::status::{Problem, StateName, Status};
 use super::bar::Bar;
 use super::exit::{Exit, Failed, exit_of};
 use super::output;
-use crate::dbus::client::{Client, ClientError, JobPath};
+use crate::dbus::client::{Changes, Client, ClientError, JobPath};
 use crate::dbus::job::{OK, end_of};
 use crate::dbus::values::timeless;
 
@@ -101,38 +101,56 @@ fn switched(status: &Status, goal: Goal, before: Option<&Problem>) -> Option<Res
     }
 }
 
-/// Shows the status at every change until `done` has an answer.
-async fn watch<T>(
-    client: &Client,
-    bar: &mut Bar,
+/// Looks at the status, at first and then at every change, and shows it. The line of progress ends with it.
+struct Watch<'a> {
+    client: &'a Client,
+    bar: &'a mut Bar,
     patience: u32,
-    mut done: impl AsyncFnMut(&Status) -> Result<Option<T>, ClientError>,
-) -> Result<T, Failed> {
-    let mut changes = client.changes().await?;
-    let mut misses = 0;
-    loop {
-        let looked = match client.explain().await {
-            Ok((status, _)) => {
-                bar.show(&status);
-                done(&status).await
+    misses: u32,
+    changes: Option<Changes>,
+}
+
+impl<'a> Watch<'a> {
+    const fn new(client: &'a Client, bar: &'a mut Bar, patience: u32) -> Self {
+        Self { client, bar, patience, misses: 0, changes: None }
+    }
+
+    /// The next picture.
+    async fn look(&mut self) -> Result<Status, Failed> {
+        loop {
+            match &mut self.changes {
+                None => self.changes = Some(self.client.changes().await?),
+                Some(changes) => {
+                    changes.next(LOOK_AGAIN).await;
+                    changes.pause(self.bar.pause()).await;
+                }
             }
-            Err(e) => Err(e),
-        };
-        match looked {
-            Ok(Some(answer)) => {
-                bar.end();
-                return Ok(answer);
-            }
-            Ok(None) => misses = 0,
-            // A restart of the daemon is no news to somebody who waits for an update.
-            Err(ClientError::NoDaemon(_)) if misses < patience => misses += 1,
-            Err(e) => {
-                bar.end();
-                return Err(e.into());
+            match self.client.explain().await {
+                Ok((status, _)) => {
+                    self.misses = 0;
+                    self.bar.show(&status);
+                    return Ok(status);
+                }
+                Err(e) => self.missed(e)?,
             }
         }
-        changes.next(LOOK_AGAIN).await;
-        changes.pause(bar.pause()).await;
+    }
+
+    /// A restart of the daemon is no news to somebody who waits for an update.
+    fn missed(&mut self, error: ClientError) -> Result<(), Failed> {
+        match error {
+            ClientError::NoDaemon(_) if self.misses < self.patience => {
+                self.misses += 1;
+                Ok(())
+            }
+            error => Err(error.into()),
+        }
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.bar.end();
     }
 }
 
@@ -141,25 +159,27 @@ async fn watch<T>(
 /// # Errors
 /// The reason that holds it up, or no daemon.
 pub async fn check(client: &Client, bar: &mut Bar) -> Result<Status, Failed> {
+    let mut watch = Watch::new(client, bar, PATIENCE);
     let mut again = true;
-    let (status, rest) = watch(client, bar, PATIENCE, async |status| {
-        if again && is_unchecked(status) {
-            client.change("Check", &[]).await?;
-            again = false;
-            return Ok(None);
+    loop {
+        let status = watch.look().await?;
+        if is_unchecked(&status) {
+            if !again {
+                return Err(Failed::plain(Exit::Failed, "the daemon was started again and lost the check".to_owned()));
+            }
+            match client.change("Check", &[]).await {
+                Ok(()) => again = false,
+                Err(e) => watch.missed(e)?,
+            }
+            continue;
         }
-        let rest = rest(status);
-        Ok((rest != Rest::Busy).then(|| (status.clone(), rest)))
-    })
-    .await?;
-    match rest {
-        Rest::Held(problem) if exit_of(problem.reason) != Exit::Ok => {
-            Err(Failed::because(problem.reason, problem.detail))
+        match rest(&status) {
+            Rest::Busy => {}
+            Rest::Held(problem) if exit_of(problem.reason) != Exit::Ok => {
+                return Err(Failed::because(problem.reason, problem.detail));
+            }
+            _ => return Ok(status),
         }
-        _ if is_unchecked(&status) => {
-            Err(Failed::plain(Exit::Failed, "the daemon was started again and lost the check".to_owned()))
-        }
-        _ => Ok(status),
     }
 }
 
@@ -169,11 +189,18 @@ pub async fn check(client: &Client, bar: &mut Bar) -> Result<Status, Failed> {
 /// What keeps it, or no daemon.
 pub async fn switch(client: &Client, goal: Goal, before: Option<&Problem>) -> Result<(), Failed> {
     let patience = if goal == Goal::Restarting { LEAVING } else { PATIENCE };
-    let end = watch(client, &mut Bar::Silent, patience, async |status| Ok(switched(status, goal, before))).await;
-    match end {
-        // Bus and daemon go down with the system.
-        Err(failed) if failed.exit == Exit::NoDaemon && goal == Goal::Restarting => Ok(()),
-        end => end?.map_err(|problem| Failed::because(problem.reason, problem.detail)),
+    let mut bar = Bar::Silent;
+    let mut watch = Watch::new(client, &mut bar, patience);
+    loop {
+        match watch.look().await {
+            // Bus and daemon go down with the system.
+            Err(failed) if failed.exit == Exit::NoDaemon && goal == Goal::Restarting => return Ok(()),
+            looked => {
+                if let Some(end) = switched(&looked?, goal, before) {
+                    return end.map_err(|problem| Failed::because(problem.reason, problem.detail));
+                }
+            }
+        }
     }
 }
 
@@ -184,30 +211,9 @@ pub async fn switch(client: &Client, goal: Goal, before: Option<&Problem>) -> Re
 /// The reason it ended with, or no daemon.
 pub async fn job(client: &Client, job: &JobPath, goal: Option<Goal>, bar: &mut Bar) -> Result<(), Failed> {
     let mut end = std::pin::pin!(async {
-        let mut before = None;
-        let (result, detail) = watch(client, bar, PATIENCE, async |status| {
-            // What went wrong before this job says nothing of its switch.
-            before.get_or_insert_with(|| status.last_error.clone());
-            let seen = end_of(status).map(|end| (end.result, end.detail));
-            if seen.is_some() {
-                // The job hears of it at the same moment as we do.
-                tokio::time::sleep(MOMENT).await;
-            }
-            match client.job_end(job).await {
-                // The daemon was started again and goes on with what it began; jobs are objects of the one before.
-                Err(ClientError::NoJob) => Ok(seen),
-                // It left, as before a restart.
-                Err(ClientError::NoDaemon(_)) if seen.is_some() => Ok(seen),
-                end => end,
-            }
-        })
-        .await?;
-        if result != OK {
-            let reason = Reason::ALL.iter().copied().find(|r| r.code() == result).unwrap_or(Reason::Unknown);
-            return Err(Failed::because(reason, detail));
-        }
+        let before = ended(&mut Watch::new(client, bar, PATIENCE), job).await?;
         match goal {
-            Some(goal) => switch(client, goal, before.flatten().as_ref()).await,
+            Some(goal) => switch(client, goal, before.as_ref()).await,
             None => Ok(()),
         }
     });
@@ -226,6 +232,33 @@ pub async fn job(client: &Client, job: &JobPath, goal: Option<Goal>, bar: &mut B
             }
         },
     }
+}
+
+/// Waits until a job ended well; the last error there was before.
+async fn ended(watch: &mut Watch<'_>, job: &JobPath) -> Result<Option<Problem>, Failed> {
+    // What went wrong before this job says nothing of its switch.
+    let mut before = None;
+    let (result, detail) = loop {
+        let status = watch.look().await?;
+        let seen = end_of(&status).map(|end| (end.result, end.detail));
+        before.get_or_insert(status.last_error);
+        if seen.is_some() {
+            // The job hears of it at the same moment as we do.
+            tokio::time::sleep(MOMENT).await;
+        }
+        match (watch.client.job_end(job).await, seen) {
+            // The daemon was started again and goes on with what it began, or left, as before a restart; jobs are objects
+            // of the one that began them.
+            (Ok(Some(end)), _) | (Err(ClientError::NoJob | ClientError::NoDaemon(_)), Some(end)) => break end,
+            (Ok(None) | Err(ClientError::NoJob), _) => {}
+            (Err(e), _) => watch.missed(e)?,
+        }
+    };
+    if result == OK {
+        return Ok(before.flatten());
+    }
+    let reason = Reason::ALL.iter().copied().find(|r| r.code() == result).unwrap_or(Reason::Unknown);
+    Err(Failed::because(reason, detail))
 }
 
 /// Gives up what is under way, with this daemon or the one after it.
@@ -247,11 +280,13 @@ async fn cancel(client: &Client) -> Result<(), ClientError> {
 /// # Errors
 /// It is being left, or is stuck.
 pub async fn confirmation(client: &Client, bar: &mut Bar) -> Result<Status, Failed> {
-    let status = watch(client, bar, PATIENCE, async |status| {
-        let over = status.confirmed || matches!(status.state, StateName::Reverting | StateName::Degraded);
-        Ok(over.then(|| status.clone()))
-    })
-    .await?;
+    let mut watch = Watch::new(client, bar, PATIENCE);
+    let status = loop {
+        let status = watch.look().await?;
+        if status.confirmed || matches!(status.state, StateName::Reverting | StateName::Degraded) {
+            break status;
+        }
+    };
     if status.confirmed && status.state != StateName::Reverting {
         return Ok(status);
     }
@@ -267,16 +302,18 @@ pub async fn confirmation(client: &Client, bar: &mut Bar) -> Result<Status, Fail
 /// # Errors
 /// No daemon.
 pub async fn forever(client: &Client, mut show: impl FnMut(&Status)) -> Result<(), Failed> {
+    let mut bar = Bar::Silent;
+    let mut watch = Watch::new(client, &mut bar, PATIENCE);
     let mut last = None;
-    watch(client, &mut Bar::Silent, PATIENCE, async |status| {
-        let picture = timeless(status);
+    while output::is_read() {
+        let status = watch.look().await?;
+        let picture = timeless(&status);
         if last.as_ref() != Some(&picture) {
-            show(status);
+            show(&status);
             last = Some(picture);
         }
-        Ok((!output::is_read()).then_some(()))
-    })
-    .await
+    }
+    Ok(())
 }
 
 #[cfg(test)]
