@@ -204,8 +204,8 @@ pub async fn switch(client: &Client, goal: Goal, before: Option<&Problem>) -> Re
     }
 }
 
-/// Waits for the end of a job and, where it was to switch, of that. Ctrl-C cancels and goes on waiting for the end; a second
-/// one leaves at once.
+/// Waits for the end of a job and, where it was to switch, of that. Ctrl-C cancels and goes on waiting for the end; a
+/// second one leaves at once.
 ///
 /// # Errors
 /// The reason it ended with, or no daemon.
@@ -247,8 +247,8 @@ async fn ended(watch: &mut Watch<'_>, job: &JobPath) -> Result<Option<Problem>, 
             tokio::time::sleep(MOMENT).await;
         }
         match (watch.client.job_end(job).await, seen) {
-            // The daemon was started again and goes on with what it began, or left, as before a restart; jobs are objects
-            // of the one that began them.
+            // The daemon was started again and goes on with what it began, or left, as before a restart; jobs are
+            // objects of the one that began them.
             (Ok(Some(end)), _) | (Err(ClientError::NoJob | ClientError::NoDaemon(_)), Some(end)) => break end,
             (Ok(None) | Err(ClientError::NoJob), _) => {}
             (Err(e), _) => watch.missed(e)?,

@@ -193,8 +193,8 @@ async fn told() -> anyhow::Result<End> {
     }
 }
 
-/// Feeds the service manager's watchdog as long as the engine's own loop answers; ends when it does not. `interval`: half of
-/// what the service manager waits.
+/// Feeds the service manager's watchdog as long as the engine's own loop answers; ends when it does not. `interval`: half
+/// of what the service manager waits.
 async fn feed_watchdog(engine: &Handle, notifier: &Notifier, interval: Option<Duration>) {
     let Some(interval) = interval else { return std::future::pending().await };
     // Slow flash may hold the loop for long. With the pause that is 1.75 intervals of the 2 that are waited for.

@@ -129,8 +129,8 @@ pub fn last_error(status: &Status) -> Option<updater_core::status::Problem> {
     status.waiting.clone().or_else(|| status.last_error.clone())
 }
 
-/// A picture without what time alone changes. Ages and countdowns are read when somebody looks, a notice is dated anew with
-/// every picture, and the moment of the next look is reckoned from two clocks.
+/// A picture without what time alone changes. Ages and countdowns are read when somebody looks, a notice is dated anew
+/// with every picture, and the moment of the next look is reckoned from two clocks.
 #[must_use]
 pub fn timeless(status: &Status) -> Status {
     let mut status = status.clone();
