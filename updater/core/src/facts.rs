@@ -17,6 +17,15 @@ impl fmt::Display for BootId {
     }
 }
 
+/// What the kernel says, whether or not the boot loader's state can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boot {
+    /// This boot.
+    pub id: BootId,
+    /// The running slot; none: not certain.
+    pub slot: Option<SlotId>,
+}
+
 /// What the boot loader thinks of one slot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case")]

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use updater_core::facts::{BootId, SlotBoot};
+use updater_core::facts::{Boot, BootId, SlotBoot};
 use updater_core::machine::Setup;
 use updater_core::slot::{PerSlot, SlotId};
 
@@ -74,6 +74,7 @@ impl Device {
             device: config.device(&self.root),
             policy: config.policy(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot: Boot { id: self.boot_id(), slot: self.booted() },
         }
     }
 

@@ -11,8 +11,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Inputs;
 use crate::event::{Documents, SeenApproval, Surroundings};
-use crate::facts::{BootFacts, BootId, SlotBoot};
+use crate::facts::{Boot, BootFacts, BootId, SlotBoot};
 use crate::journal::Journal;
+use crate::machine::Setup;
 use crate::now::Now;
 use crate::policy::{Device, Mode, Policy};
 use crate::release::{Intent, SlotRecord, Source, Update, VerifiedManifest};
@@ -156,6 +157,11 @@ impl Scene {
             },
             surroundings: Surroundings::default(),
         }
+    }
+
+    pub(crate) fn setup(&self) -> Setup {
+        let boot = Boot { id: self.facts.boot_id.clone(), slot: self.facts.booted };
+        Setup { device: self.device.clone(), policy: self.policy.clone(), version: "0".into(), boot }
     }
 
     pub(crate) fn inputs(&self) -> Inputs<'_> {

@@ -2,7 +2,7 @@
 
 use bundle::reason::Reason;
 
-use super::{Machine, Setup};
+use super::Machine;
 use crate::effect::{Effect, Work};
 use crate::event::{Event, Failure, Finished};
 use crate::facts::SlotBoot;
@@ -17,7 +17,7 @@ pub(super) fn start(phase: Phase, other: SlotBoot, change: impl FnOnce(&mut Scen
     scene.journal.phase = phase;
     *scene.facts.slots.get_mut(SlotId::B) = other;
     change(&mut scene);
-    let setup = Setup { device: scene.device.clone(), policy: scene.policy.clone(), version: "0".into() };
+    let setup = scene.setup();
     let (machine, effects) = Machine::start(setup, scene.journal.clone(), Ok(scene.facts.clone()), &scene.now);
     (scene, machine, effects)
 }

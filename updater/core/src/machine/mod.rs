@@ -17,7 +17,7 @@ use bundle::reason::Reason;
 
 use crate::effect::{Effect, Refusal, Ticket, Work};
 use crate::event::{Answers, Event, Failure, Finished, HealthReport};
-use crate::facts::BootFacts;
+use crate::facts::{Boot, BootFacts};
 use crate::gate::Point;
 use crate::gate::select::Choice;
 use crate::journal::{Journal, Phase};
@@ -63,6 +63,8 @@ pub struct Setup {
     pub policy: Policy,
     /// Version of this updater, for the status.
     pub version: String,
+    /// What runs.
+    pub boot: Boot,
 }
 
 /// The state machine.
@@ -80,6 +82,8 @@ pub struct Machine {
     next_ticket: u64,
     /// Uptime at which to look again.
     wake: Option<Duration>,
+    /// The boot loader's state can not be read.
+    dark: Option<revert::Dark>,
     /// The boot loader could not be made to let go of a slot; when to try again.
     pause: Option<let_go::Pause>,
     /// A check that waits for that; by an operator.
@@ -219,6 +223,7 @@ impl Machine {
             order: None,
             next_ticket: 0,
             wake: None,
+            dark: None,
             pause: None,
             check_owed: None,
             answers: None,

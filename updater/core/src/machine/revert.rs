@@ -9,7 +9,7 @@ use bundle::reason::Reason;
 use super::{MAX_REJECTS, Machine, Mood, Occasion, Ordered, Out, TrialRun, Trouble};
 use crate::effect::{Effect, EvidenceRequest, Work};
 use crate::event::{Failure, Finished};
-use crate::facts::{BootFacts, BootId};
+use crate::facts::{BootFacts, BootId, SlotBoot};
 use crate::gate::Point;
 use crate::history::OutcomeKind;
 use crate::journal::{Phase, Reversal, Trial};
@@ -25,6 +25,15 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Tries a boot loader may have been given. By whom, with what configuration, is not known to a system in the dark.
 const MOST_TRIES: u8 = 7;
+
+/// A time in which the boot loader's state can not be read.
+#[derive(Debug, Clone)]
+pub(super) struct Dark {
+    /// Uptime at which it began, or this process.
+    since: Duration,
+    /// Restarts for that reason that had been counted by then.
+    counted: u32,
+}
 
 impl Machine {
     /// The trial failed: go back, if there is something to go back to.
@@ -148,10 +157,14 @@ impl Machine {
     pub(super) fn seen_while_reverting(&mut self, now: &Now, result: Result<Finished, Failure>, out: &mut Out) {
         let Phase::Reverting(reversal) = &self.journal.phase else { return };
         let (slot, was_rejected) = (reversal.slot, reversal.rejected_in.as_ref() == Some(&reversal.boot));
+        let is_last_try = |facts: &BootFacts| matches!(facts.slot(slot), SlotBoot::Trying { .. });
         match result {
             Ok(Finished::Facts(facts)) if !facts.slot(slot.other()).is_choosable() => return self.stay_alone(now),
-            // What was done for sure in this boot, or what failed and shows all the same: until the next boot, perhaps.
-            Ok(Finished::Facts(facts)) if is_left(&facts, slot) && was_rejected => return self.leave(out),
+            // What was done for sure in this boot or counted by the boot loader, or what failed and shows all the same: until
+            // the next boot, perhaps.
+            Ok(Finished::Facts(facts)) if is_left(&facts, slot) && (was_rejected || is_last_try(&facts)) => {
+                return self.leave(out);
+            }
             Ok(Finished::Facts(facts)) if is_left(&facts, slot) => return self.hope(now, out),
             _ if self.stumbles < REJECT_TRIES => return self.reject(now, out),
             _ => self.stumbles = 0,
@@ -271,15 +284,36 @@ impl Machine {
     }
 
     /// A new system that can not even read the boot loader's state can neither prove itself nor be rejected. Boots
-    /// are counted without us, so rebooting gets the device back to the old one. Bounded: if the old one is blind too,
-    /// rebooting does not help.
-    fn lost_in_the_dark(&self, now: &Now) -> bool {
-        let switching = matches!(self.journal.phase, Phase::Armed { .. } | Phase::Trying(_) | Phase::Reverting(_));
-        let late = now.uptime >= self.policy().health.deadline;
-        let bound = u32::from(MOST_TRIES) + 1;
+    /// are counted without us, so rebooting gets the device back to the old one. Bounded: it may not help.
+    fn leave_the_dark(&mut self, now: &Now, out: &mut Out) {
+        let counted = self.journal.blind_reboots;
+        let Dark { since, counted: before } = *self.dark.get_or_insert(Dark { since: now.uptime, counted });
+        let late = now.uptime >= since.saturating_add(self.policy().health.deadline);
         let good = self.facts.as_ref().is_some_and(|facts| facts.confirmed_booted().is_some());
-        // Not at the first look: it may get well.
-        !good && switching && late && self.stumbles > 1 && self.journal.blind_reboots < bound
+        if !late || good || !self.is_what_was_switched_to() {
+            return;
+        }
+        // Once a boot.
+        if counted == before {
+            if counted > u32::from(MOST_TRIES) {
+                return;
+            }
+            self.journal.blind_reboots = counted.saturating_add(1);
+        }
+        self.run(Ordered::Reboot, Work::Reboot, out);
+    }
+
+    /// Whether the system that was armed runs, or is being tried or left, as far as kernel and journal know. The old one stays
+    /// up: it needs no boot loader to be good.
+    fn is_what_was_switched_to(&self) -> bool {
+        let boot = &self.setup.boot;
+        let slot = match &self.journal.phase {
+            Phase::Armed { update, boot: armed_in } if *armed_in != boot.id => update.target,
+            Phase::Trying(trial) => trial.slot,
+            Phase::Reverting(reversal) => reversal.slot,
+            _ => return false,
+        };
+        boot.slot.is_none_or(|booted| booted == slot)
     }
 
     pub(super) fn sight_regained(&mut self, now: &Now, result: Result<Finished, Failure>, out: &mut Out) {
@@ -298,11 +332,7 @@ impl Machine {
             Ok(facts) => facts,
             Err(failure) => {
                 self.blind(now, &failure);
-                if self.lost_in_the_dark(now) {
-                    self.journal.blind_reboots = self.journal.blind_reboots.saturating_add(1);
-                    self.run(Ordered::Reboot, Work::Reboot, out);
-                }
-                return;
+                return self.leave_the_dark(now, out);
             }
         };
         let resume = reconcile(&self.journal, &facts);
@@ -310,7 +340,7 @@ impl Machine {
         if resume == Resume::Unknown {
             return self.blind(now, &Failure::new(Reason::SlotUnknown, Reason::SlotUnknown.sentence()));
         }
-        self.journal.blind_reboots = 0;
+        (self.journal.blind_reboots, self.dark) = (0, None);
         let lost = std::mem::take(&mut self.journal.phase_lost);
         if matches!(self.mood, Mood::Degraded(_)) {
             let from = self.state();

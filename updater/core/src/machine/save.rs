@@ -11,7 +11,7 @@ use crate::event::{Event, Failure};
 use crate::history::Report;
 use crate::journal::{Journal, Phase};
 use crate::now::Now;
-use crate::status::StateName;
+use crate::status::{Problem, StateName};
 
 /// How soon to write again a journal that could not be written, and that nothing else depends on.
 const SAVE_AGAIN: Duration = Duration::from_secs(60);
@@ -43,6 +43,7 @@ pub(super) struct Begin {
     mood: Mood,
     /// Work that is still under way when the step is over, unless the step stops it.
     order: Option<Order>,
+    waiting: Option<Problem>,
 }
 
 impl Machine {
@@ -60,6 +61,7 @@ impl Machine {
             state: self.state(),
             mood: self.mood.clone(),
             order: self.order.clone().filter(|order| Some(order.ticket) != over),
+            waiting: self.waiting.clone(),
         }
     }
 
@@ -111,15 +113,14 @@ impl Machine {
     pub(super) fn persist_failed(&mut self, now: &Now, vital: bool, failure: &Failure) {
         self.saving.handed = false;
         self.saving.failures = self.saving.failures.saturating_add(1);
-        // Also after a step that was taken back: it may have been written all the same.
         self.saving.due = Some(now.uptime.saturating_add(SAVE_AGAIN));
         self.saving.unsaved = Some(failure.clone());
         let Some(begin) = self.saving.begin.take().filter(|_| vital) else { return };
         // Back to where the step began, and on from there later. Work that was under way still is.
-        let Begin { journal, state, mood, order } = *begin;
+        let Begin { journal, state, mood, order, waiting } = *begin;
         self.journal = journal;
         self.mood = if order.is_some() { mood } else { Mood::Degraded(Trouble::Blind) };
-        self.order = order;
+        (self.order, self.waiting) = (order, waiting);
         self.passed.clear();
         if self.state() != state {
             self.passed.push(Passage { from: state, to: self.state() });
@@ -127,6 +128,8 @@ impl Machine {
         self.fail(now, failure);
         let delay = short_backoff(self.saving.failures, now);
         self.wake_in(now, delay);
+        // It may have been written all the same: written over as soon as that works.
+        self.saving.due = self.wake;
     }
 
     /// Uptime at which the journal is written again.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use updater_core::effect::{Effect, Ticket, Work};
 use updater_core::event::{Command, Event, Failure, SeenApproval, Surroundings};
-use updater_core::facts::{BootFacts, BootId, SlotBoot};
+use updater_core::facts::{Boot, BootFacts, BootId, SlotBoot};
 use updater_core::journal::{self, Journal, Phase};
 use updater_core::machine::{Machine, Setup};
 use updater_core::now::Now;
@@ -103,8 +103,9 @@ impl World {
         let time: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
         let facts = Err(Failure::new(bundle::reason::Reason::Internal, "not started"));
         let policy = policy();
+        let boot = Boot { id: BootId(String::new()), slot: Some(SlotId::A) };
         let now = Now { wall: time, wall_trusted: true, uptime: Duration::ZERO, random: 0 };
-        let (machine, _) = Machine::start(setup(&policy, 1), Journal::default(), facts, &now);
+        let (machine, _) = Machine::start(setup(&policy, 1, boot), Journal::default(), facts, &now);
         let mut world = Self {
             loader: SimLoader::factory(SlotId::A),
             disk: PerSlot { a: Content::Whole(1), b: Content::Nothing },
@@ -376,7 +377,8 @@ impl World {
         let journal = self.stored().clone();
         self.found_armed = matches!(journal.phase, Phase::Armed { .. });
         let (now, facts) = (self.now(), self.read_facts());
-        let setup = setup(&self.policy, self.running());
+        let BootFacts { boot_id: id, booted: slot, .. } = self.facts();
+        let setup = setup(&self.policy, self.running(), Boot { id, slot });
         let (machine, effects) = Machine::start(setup, journal, facts, &now);
         self.machine = machine;
         self.take(effects);
@@ -405,8 +407,9 @@ impl World {
     }
 }
 
-pub fn setup(policy: &Policy, running: u64) -> Setup {
+pub fn setup(policy: &Policy, running: u64, boot: Boot) -> Setup {
     Setup {
+        boot,
         device: Device {
             compatible: "demo".into(),
             hardware: "rev-a".into(),

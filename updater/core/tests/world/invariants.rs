@@ -114,8 +114,11 @@ fn invariant_6_intent_before_effect(world: &World, work: &Work) -> Check {
         }
         Work::Reject { slot } => world.stored().letting_go.as_ref().is_some_and(|owed| owed.slot == *slot),
         // In the dark too, once that is counted.
-        Work::Reboot if matches!(phase, Phase::Trying(_)) => world.stored().blind_reboots > 0,
-        Work::Reboot => matches!(phase, Phase::Armed { .. } | Phase::Reverting(_)),
+        Work::Reboot => match phase {
+            Phase::Trying(trial) => world.stored().blind_reboots > 0 && trial.slot == world.booted,
+            Phase::Reverting(reversal) => reversal.slot == world.booted,
+            phase => matches!(phase, Phase::Armed { .. }),
+        },
         _ => true,
     };
     ensure(written, || format!("invariant_6_intent_before_effect: {work:?} while {} is durable", phase_name(phase)))
@@ -180,12 +183,8 @@ fn only_what_the_release_keys_signed(world: &World, work: &Work) -> Check {
 fn invariant_9_no_install_without_approval(world: &World, work: &Work) -> Check {
     let counter = match (work, &world.stored().phase) {
         (Work::Install { update }, _) => update.release.counter,
-        // From within the armed slot it is a way back; for a system in the dark it may be.
-        (Work::Reboot, Phase::Armed { update, .. })
-            if update.target != world.booted && world.machine.state() != StateName::Degraded =>
-        {
-            update.release.counter
-        }
+        // From within the armed slot it is a way back.
+        (Work::Reboot, Phase::Armed { update, .. }) if update.target != world.booted => update.release.counter,
         (Work::Arm { .. }, Phase::Armed { update, .. }) if !world.found_armed => update.release.counter,
         _ => return Ok(()),
     };
@@ -240,7 +239,8 @@ pub fn liveness(world: &mut World, quality: Quality) -> Check {
 
 /// Left alone with a disk that takes no writes at all, of which the boot loader can not count either: whatever runs then,
 /// the device does not restart for ever without a pause.
-pub fn worn_out(world: &mut World) -> Check {
+pub fn worn_out(world: &mut World, blind: bool) -> Check {
+    world.blind |= blind;
     (world.disk_broken, world.boot_broken, world.uncounted, world.reboots) = (true, true, true, 0);
     for _ in 0..1500 {
         world.go();

@@ -41,7 +41,7 @@ pub fn play(actions: &[Action], mut trace: Option<&mut dyn FnMut(&str)>) -> Resu
         result.map_err(|violation| format!("action {number} {action:?}: {violation}\n  {}", world.line()))?;
     }
     if actions.len().is_multiple_of(3) {
-        let end = invariants::worn_out(&mut world);
+        let end = invariants::worn_out(&mut world, actions.len().is_multiple_of(2));
         tell(&mut world, &|_| "     left alone with a disk that takes no writes".into());
         end.map_err(|violation| format!("with a disk that takes no writes: {violation}\n  {}", world.line()))?;
     }

@@ -16,7 +16,7 @@ use bundle::trust::{Region, Role, Roles, TrustRoot};
 use jiff::Timestamp;
 use updater_core::effect::EvidenceRequest;
 use updater_core::event::{HealthCheck, HealthReport, Surroundings, Transfer, Verdict};
-use updater_core::facts::{BootFacts, BootId, SlotBoot};
+use updater_core::facts::{Boot, BootFacts, BootId, SlotBoot};
 use updater_core::history::Report;
 use updater_core::machine::Setup;
 use updater_core::now::Now;
@@ -207,7 +207,8 @@ impl World {
             retry: RetryPolicy { base: moment, cap: moment },
             ..Policy::default()
         };
-        Setup { device, policy, version: "test".into() }
+        let boot = Boot { id: BootId("boot-1".into()), slot: Some(SlotId::A) };
+        Setup { device, policy, version: "test".into(), boot }
     }
 
     pub fn seams(self: &Arc<Self>) -> Seams {

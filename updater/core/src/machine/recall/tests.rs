@@ -2,7 +2,7 @@
 
 use bundle::recall::{Recall, Recalled};
 
-use super::super::{Machine, Setup};
+use super::super::Machine;
 use crate::effect::{Effect, Work};
 use crate::event::{Answers, Command, Event, Finished};
 use crate::facts::SlotBoot;
@@ -41,7 +41,7 @@ fn scene() -> Scene {
 
 /// What a check does with the scene's documents.
 fn check(scene: &Scene) -> (Machine, Vec<Effect>) {
-    let setup = Setup { device: scene.device.clone(), policy: scene.policy.clone(), version: "0".into() };
+    let setup = scene.setup();
     let (mut machine, _) = Machine::start(setup, scene.journal.clone(), Ok(scene.facts.clone()), &scene.now);
     let effects = machine.step(&scene.now, Event::Command(Command::Check { by_operator: true }));
     let ticket = effects.iter().find_map(|effect| match effect {

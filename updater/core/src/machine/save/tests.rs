@@ -10,8 +10,8 @@ use crate::event::{Command, Event, Failure, Finished, Transfer};
 use crate::facts::{BootId, SlotBoot};
 use crate::gate::fixture::{Scene, update};
 use crate::journal::{Phase, Reversal, Trial};
+use crate::machine::Machine;
 use crate::machine::fixture::{ARMED, answer, ended, failure, held, later, orders, start, vital};
-use crate::machine::{Machine, Setup};
 use crate::slot::SlotId;
 use crate::status::StateName;
 
@@ -61,24 +61,37 @@ fn until_restart(
     None
 }
 
-/// The new system of an armed slot, which sees nothing of the boot loader.
-fn in_the_dark() -> (Scene, Machine, Vec<Effect>) {
+/// A system that sees nothing of the boot loader, where slot b was armed in that boot.
+fn in_the_dark(running: Option<SlotId>, armed_in: &str) -> (Scene, Machine, Vec<Effect>) {
     let mut scene = Scene::new();
-    scene.journal.phase = Phase::Armed { update: update(), boot: BootId("before".into()) };
-    let setup = Setup { device: scene.device.clone(), policy: scene.policy.clone(), version: "0".into() };
-    let (machine, effects) = Machine::start(setup, scene.journal.clone(), Err(failure()), &scene.now);
+    scene.facts.booted = running;
+    scene.journal.phase = Phase::Armed { update: update(), boot: BootId(armed_in.into()) };
+    let (machine, effects) = Machine::start(scene.setup(), scene.journal.clone(), Err(failure()), &scene.now);
     (scene, machine, effects)
 }
 
 #[test]
 fn a_system_in_the_dark_is_left_soon_when_that_can_be_counted_and_slowly_when_not() {
-    let (mut scene, mut machine, effects) = in_the_dark();
-    let deadline = scene.policy.health.deadline;
+    let (mut scene, mut machine, effects) = in_the_dark(Some(SlotId::B), "before");
+    let deadline = scene.now.uptime + scene.policy.health.deadline;
     let soon = until_restart(&mut scene, &mut machine, effects, (true, false)).expect("it restarts");
     assert!(soon >= deadline && soon < deadline + Duration::from_secs(120), "{soon:?}");
-    let (mut scene, mut machine, effects) = in_the_dark();
+    // Held up: ordered again, counted once.
+    machine.step(&scene.now, Event::Tick);
+    assert_eq!(machine.journal.blind_reboots, 1);
+    let (mut scene, mut machine, effects) = in_the_dark(None, "before");
     let late = until_restart(&mut scene, &mut machine, effects, (false, false)).expect("it is left all the same");
     assert!(late >= UNCOUNTED.max(deadline) && late < UNCOUNTED.max(deadline) + Duration::from_secs(120), "{late:?}");
+}
+
+#[test]
+fn the_old_system_stays_up_in_the_dark() {
+    for (running, armed_in) in [(Some(SlotId::A), "before"), (Some(SlotId::A), "boot-1"), (None, "boot-1")] {
+        for writable in [true, false] {
+            let (mut scene, mut machine, effects) = in_the_dark(running, armed_in);
+            assert_eq!(until_restart(&mut scene, &mut machine, effects, (writable, false)), None, "{running:?}");
+        }
+    }
 }
 
 #[test]
@@ -190,12 +203,11 @@ fn the_pause_grows_while_nothing_can_be_written_and_nothing_is_told_that_did_not
     let (mut last, mut pauses) = (scene.now.uptime, Vec::new());
     while scene.now.uptime < Duration::from_secs(1800) {
         let effects = later(&mut scene, &mut machine);
+        let effects = lost(&scene, &mut machine, effects);
         if orders(&effects, looks) {
             pauses.push(scene.now.uptime - last);
             last = scene.now.uptime;
             let effects = machine.step(&scene.now, ended(&scene, &effects, looks, Ok(SlotBoot::Exhausted { done: 3 })));
-            lost(&scene, &mut machine, effects);
-        } else {
             lost(&scene, &mut machine, effects);
         }
     }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::super::Setup;
 use super::*;
 use crate::effect::Effect;
 use crate::event::{Event, HealthCheck};
@@ -33,7 +32,7 @@ impl Device {
         scene.policy.health.soak = Duration::from_secs(2);
         let boot = scene.facts.boot_id.clone();
         scene.journal.phase = Phase::Trying(Trial { slot: SlotId::B, update, boot, since_ms: 100_000 });
-        let setup = Setup { device: scene.device.clone(), policy: scene.policy.clone(), version: "0".into() };
+        let setup = scene.setup();
         let (machine, effects) = Machine::start(setup, scene.journal.clone(), Ok(scene.facts.clone()), &scene.now);
         Self { scene, machine, effects }
     }
@@ -121,7 +120,7 @@ fn before_the_reboot(required: bool) -> Device {
     scene.policy.health.network_required = required;
     scene.facts.slots.b = SlotBoot::Trying { left: 3, done: 0 };
     scene.journal.phase = Phase::Armed { update: update(), boot: scene.facts.boot_id.clone() };
-    let setup = Setup { device: scene.device.clone(), policy: scene.policy.clone(), version: "0".into() };
+    let setup = scene.setup();
     let (mut machine, _) = Machine::start(setup, scene.journal.clone(), Ok(scene.facts.clone()), &scene.now);
     let answers =
         crate::event::Answers { documents: scene.documents.clone(), surroundings: scene.surroundings.clone() };

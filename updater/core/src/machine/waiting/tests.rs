@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::super::{Machine, Setup};
+use super::super::Machine;
 use super::*;
 use crate::effect::Effect;
 use crate::event::{Answers, Command, Documents, Event, Failure, Finished};
@@ -28,7 +28,7 @@ struct Shell {
 impl Shell {
     fn start(mut scene: Scene, phase: Phase) -> Self {
         scene.journal.phase = phase;
-        let setup = Setup { device: scene.device.clone(), policy: scene.policy.clone(), version: "0".into() };
+        let setup = scene.setup();
         let facts = Ok(scene.facts.clone());
         let (machine, effects) = Machine::start(setup, scene.journal.clone(), facts, &scene.now);
         let mut shell = Self { scene, machine, effects, asked: 0 };
@@ -107,7 +107,7 @@ fn told_to_wait() -> Scene {
 
 /// The approval in the scene was seen on a mirror before the daemon started.
 fn seen_before(mut scene: Scene) -> Scene {
-    let setup = Setup { device: scene.device.clone(), policy: scene.policy.clone(), version: "0".into() };
+    let setup = scene.setup();
     let (mut machine, _) = Machine::start(setup, scene.journal.clone(), Ok(scene.facts.clone()), &scene.now);
     let answers = Answers { documents: scene.documents.clone(), surroundings: scene.surroundings.clone() };
     machine.answers = Some((Box::new(answers), None));
@@ -199,7 +199,7 @@ fn a_check_that_starts_the_daemon_is_not_lost() {
     let mut scene = seen_before(Scene::new());
     scene.policy.mode = Mode::Notify;
     scene.journal.phase = Phase::Offered(update());
-    let setup = Setup { device: scene.device.clone(), policy: scene.policy.clone(), version: "0".into() };
+    let setup = scene.setup();
     let (mut machine, effects) = Machine::start(setup, scene.journal.clone(), Ok(scene.facts.clone()), &scene.now);
     assert!(matches!(effects.last(), Some(Effect::Run { work: Work::Ask { fetch: false, .. }, .. })), "{effects:?}");
     let effects = machine.step(&scene.now, Event::Command(Command::Check { by_operator: false }));
