@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bundle::reason::Reason;
 use updater_core::slot::SlotId;
-use updater_core::status::{Explanation, Status};
+use updater_core::status::{Explanation, StateName, Status};
 
 use super::args::{Args, Command};
 use super::bar::Bar;
@@ -237,7 +237,7 @@ async fn activate(place: &Place, slot: Option<String>, wait: bool, output: &Outp
     };
     client.change("Activate", &[&slot]).await?;
     if wait {
-        follow::switch(&client, Goal::Armed, picture.last_error.as_ref()).await?;
+        follow::switch(&client, Goal::Armed, picture.last_error.as_ref(), false).await?;
         output.done(&format!("The next boot is of slot {slot}; `flipside status` tells when it restarts."));
     } else {
         output.done(&format!("Switching to slot {slot}; `flipside status` tells how far it is."));
@@ -247,10 +247,11 @@ async fn activate(place: &Place, slot: Option<String>, wait: bool, output: &Outp
 
 async fn reboot(place: &Place, wait: bool, output: &Output) -> Result<Exit, Failed> {
     let client = place.client().await?;
-    let before = client.explain().await?.0.last_error;
+    let before = client.explain().await?.0;
     client.change("Reboot", &[]).await?;
     if wait {
-        follow::switch(&client, Goal::Restarting, before.as_ref()).await?;
+        let armed = before.state == StateName::Armed;
+        follow::switch(&client, Goal::Restarting, before.last_error.as_ref(), armed).await?;
         output.done("Restarting.");
     } else {
         output.done("The restart is ordered; `flipside status` tells what it waits for.");

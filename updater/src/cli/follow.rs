@@ -183,24 +183,26 @@ pub async fn check(client: &Client, bar: &mut Bar) -> Result<Status, Failed> {
     }
 }
 
-/// Waits until a switch got as far as `goal`. `before`: the last error there was when it was ordered.
+/// Waits until a switch got as far as `goal`. `before`: the last error there was when it was ordered; `armed`: the boot
+/// loader had been switched then.
 ///
 /// # Errors
 /// What keeps it, or no daemon.
-pub async fn switch(client: &Client, goal: Goal, before: Option<&Problem>) -> Result<(), Failed> {
-    let patience = if goal == Goal::Restarting { LEAVING } else { PATIENCE };
+pub async fn switch(client: &Client, goal: Goal, before: Option<&Problem>, mut armed: bool) -> Result<(), Failed> {
     let mut bar = Bar::Silent;
-    let mut watch = Watch::new(client, &mut bar, patience);
+    let mut watch = Watch::new(client, &mut bar, PATIENCE);
     loop {
-        match watch.look().await {
-            // Bus and daemon go down with the system.
-            Err(failed) if failed.exit == Exit::NoDaemon && goal == Goal::Restarting => return Ok(()),
-            looked => {
-                if let Some(end) = switched(&looked?, goal, before) {
-                    return end.map_err(|problem| Failed::because(problem.reason, problem.detail));
-                }
-            }
+        // Bus and daemon go down with the system.
+        let leaving = armed && goal == Goal::Restarting;
+        watch.patience = if leaving { LEAVING } else { PATIENCE };
+        let status = match watch.look().await {
+            Err(failed) if failed.exit == Exit::NoDaemon && leaving => return Ok(()),
+            looked => looked?,
+        };
+        if let Some(end) = switched(&status, goal, before) {
+            return end.map_err(|problem| Failed::because(problem.reason, problem.detail));
         }
+        armed = status.state == StateName::Armed;
     }
 }
 
@@ -213,7 +215,8 @@ pub async fn job(client: &Client, job: &JobPath, goal: Option<Goal>, bar: &mut B
     let mut end = std::pin::pin!(async {
         let before = ended(&mut Watch::new(client, bar, PATIENCE), job).await?;
         match goal {
-            Some(goal) => switch(client, goal, before.as_ref()).await,
+            // What was written a moment ago may be on its way already.
+            Some(goal) => switch(client, goal, before.as_ref(), true).await,
             None => Ok(()),
         }
     });
@@ -223,8 +226,10 @@ pub async fn job(client: &Client, job: &JobPath, goal: Option<Goal>, bar: &mut B
         end = &mut end => end,
         _ = interrupts.recv() => tokio::select! {
             end = async {
-                cancel(client).await?;
-                end.await
+                let cancelled = cancel(client).await?;
+                end.await?;
+                // It had come to a good end, and was taken back from there.
+                if cancelled { Err(Failed::because(Reason::Cancelled, "")) } else { Ok(()) }
             } => end,
             _ = interrupts.recv() => {
                 let left = "left before its end; `flipside status` tells what becomes of it";
@@ -261,15 +266,15 @@ async fn ended(watch: &mut Watch<'_>, job: &JobPath) -> Result<Option<Problem>, 
     Err(Failed::because(reason, detail))
 }
 
-/// Gives up what is under way, with this daemon or the one after it.
-async fn cancel(client: &Client) -> Result<(), ClientError> {
+/// Gives up what is under way, with this daemon or the one after it; whether there was anything.
+async fn cancel(client: &Client) -> Result<bool, ClientError> {
     let mut misses = 0;
     loop {
         match client.change("Cancel", &[]).await {
             Err(ClientError::NoDaemon(_)) if misses < PATIENCE => misses += 1,
             // It ended by itself just now.
-            Err(ClientError::Refused { reason: Reason::NoUpdate, .. }) => return Ok(()),
-            cancelled => return cancelled,
+            Err(ClientError::Refused { reason: Reason::NoUpdate, .. }) => return Ok(false),
+            cancelled => return cancelled.map(|()| true),
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
