@@ -133,7 +133,8 @@ async fn send(connection: &Connection, old: &Status, new: &Status) -> zbus::Resu
             (values::property(old, name).as_ref() != Some(&value)).then_some((*name, value))
         })
         .collect();
-    if changed.is_empty() {
+    // That time passes is no news, and would keep a daemon that is watched from ever being idle.
+    if changed.keys().all(|name| *name == "ApprovalAge") {
         return Ok(());
     }
     let emitter = SignalEmitter::new(connection, PATH)?;

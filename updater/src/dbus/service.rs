@@ -33,19 +33,31 @@ use crate::handed::Handed;
 const JOBS_KEPT: u64 = 8;
 
 /// The tasks that wait for the end of a job. Each holds the connection and, through it, the engine. Clones share.
-#[derive(Debug, Clone, Default)]
-pub struct Waiters(Arc<Mutex<Vec<AbortHandle>>>);
+#[derive(Debug, Clone)]
+pub struct Waiters(Arc<Mutex<Option<Vec<AbortHandle>>>>);
+
+impl Default for Waiters {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Some(Vec::new()))))
+    }
+}
 
 impl Waiters {
     fn add(&self, waiter: AbortHandle) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|waiter| !waiter.is_finished());
-        all.push(waiter);
+        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(all) => {
+                all.retain(|waiter| !waiter.is_finished());
+                all.push(waiter);
+            }
+            // For a call that came as the daemon was leaving.
+            None => waiter.abort(),
+        }
     }
 
-    /// Waits no longer.
+    /// Waits no longer, for none.
     pub fn end(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(AbortHandle::abort);
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        all.iter().flatten().for_each(AbortHandle::abort);
     }
 }
 

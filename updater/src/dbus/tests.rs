@@ -298,3 +298,19 @@ async fn systemd_answers_without_a_bus() {
     assert_eq!(bus.jobs().await.unwrap()[0].unit, "app.service");
     assert!(!bus.has_owner("org.freedesktop.login1").await);
 }
+
+#[tokio::test]
+async fn time_that_passes_keeps_no_daemon_awake() {
+    let s = set_up(me()).await;
+    // A watchdog asks the engine, which has a newer picture each time.
+    let passing = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            s.engine.status.send_modify(|status| status.approval_age = Some(status.approval_age.unwrap_or(0) + 1));
+        }
+    };
+    tokio::select! {
+        () = within(s.service.quiet(Duration::from_secs(2))) => {}
+        () = passing => {}
+    }
+}
