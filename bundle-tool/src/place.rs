@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use bundle::dsse::Envelope;
 use bundle::keys::KeySet;
 use bundle::reason::Reason;
@@ -52,7 +52,7 @@ impl Needed {
             }
             Self::Blindly => None,
             Self::AsMany => {
-                let there = Envelope::parse(&files::document(path).ok()?).ok()?.signatures.len();
+                let there = read(path)?.signatures.len();
                 let own = envelope.signatures.len();
                 let why =
                     || format!("it has {own} signatures and the present one {there}; --trust FILE says how many count");
@@ -65,10 +65,14 @@ impl Needed {
 /// Whether that document is to take the place of the live one still: one that was made before it must not.
 ///
 /// A live one that does not count, for its key was replaced or a stranger wrote it, outranks nothing.
-fn waits(next: &Path, live: &Path, needed: &Needed) -> bool {
-    let read = |path| Envelope::parse(&files::document(path).ok()?).ok();
-    let live = read(live).filter(|it| needed.believes(it)).and_then(|it| rank(&it));
-    read(next).and_then(|it| rank(&it)).is_some_and(|next| live.is_none_or(|live| next > live))
+fn waits(next: &Path, live: Option<(u64, u64)>, new: Option<(u64, u64)>) -> bool {
+    let next = read(next).and_then(|it| rank(&it));
+    // Nor does one wait that is older than what was made now, where nothing that counts is in place.
+    next.is_some_and(|next| live.map_or_else(|| new.is_none_or(|new| next >= new), |live| next > live))
+}
+
+fn read(path: &Path) -> Option<Envelope> {
+    Envelope::parse(&files::document(path).ok()?).ok()
 }
 
 /// What never goes down on a device.
@@ -87,6 +91,10 @@ pub fn replace(path: &Path, envelope: &Envelope, needed: &Needed) -> Result<()> 
     let bytes = envelope.to_bytes()?;
     let next = WebRoot::pending(path);
     let shown = next.display();
+    let (live, new) = (read(path).filter(|it| needed.believes(it)).and_then(|it| rank(&it)), rank(envelope));
+    if !matches!(needed, Needed::Blindly) && live.zip(new).is_some_and(|(live, new)| live >= new) {
+        bail!("{} was changed meanwhile, and is as it was; run this again", path.display());
+    }
     let Some((reason, why)) = needed.lacks(path, envelope) else {
         files::replace(path, &bytes)?;
         if next.exists() {
@@ -94,7 +102,7 @@ pub fn replace(path: &Path, envelope: &Envelope, needed: &Needed) -> Result<()> 
         }
         return Ok(());
     };
-    if waits(&next, path, needed) {
+    if waits(&next, live, new) {
         let why = format!(
             "{why}. {shown} waits for signatures already: complete it and put it in place, or remove it, before another one"
         );
@@ -108,4 +116,37 @@ pub fn replace(path: &Path, envelope: &Envelope, needed: &Needed) -> Result<()> 
         path = path.display(),
     );
     Err(Refused(reason, why).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use bundle::channel::{CHANNEL_TYPE, Channel};
+    use bundle::keys::PrivateKey;
+
+    use super::*;
+
+    fn index(key: &PrivateKey, version: u64) -> Envelope {
+        let issued = jiff::Timestamp::UNIX_EPOCH;
+        let channel = Channel { channel: "stable".into(), version, issued, releases: Vec::new(), crit: Vec::new() };
+        let mut envelope = Envelope::new(CHANNEL_TYPE, channel.to_bytes().unwrap());
+        envelope.sign(key).unwrap();
+        envelope
+    }
+
+    #[test]
+    fn what_came_in_place_meanwhile_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("channel.dsse.json");
+        let (ours, strangers) = (PrivateKey::from_seed(&[1; 32]), PrivateKey::from_seed(&[2; 32]));
+        let mut keys = KeySet::default();
+        keys.insert(ours.public().unwrap());
+        let needed = || Needed::These(keys.clone(), 1);
+        replace(&path, &index(&ours, 57), &needed()).unwrap();
+        replace(&path, &index(&ours, 58), &needed()).unwrap();
+        let error = replace(&path, &index(&ours, 58), &needed()).unwrap_err();
+        assert!(error.to_string().contains("was changed meanwhile"), "{error}");
+        // What does not count is no reason.
+        std::fs::write(&path, index(&strangers, 99).to_bytes().unwrap()).unwrap();
+        replace(&path, &index(&ours, 59), &needed()).unwrap();
+    }
 }

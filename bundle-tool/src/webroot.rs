@@ -134,9 +134,11 @@ fn open_lock(path: &Path, folder: &Path) -> io::Result<File> {
     drop(fchown(made.as_file(), None, Some(like.gid())));
     made.as_file().set_permissions(Permissions::from_mode(like.mode() & 0o666 | 0o600))?;
     match made.persist_noclobber(path) {
-        Err(failed) if failed.error.kind() != io::ErrorKind::AlreadyExists => Err(failed.error),
         // By us, or by somebody who was faster.
-        _ => open(),
+        Ok(_) => open(),
+        Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => open(),
+        // Some mounts (object stores) have no such rename.
+        Err(_) => File::options().create(true).truncate(false).write(true).open(path),
     }
 }
 

@@ -58,6 +58,21 @@ fn a_blind_replacement_comes_above_what_it_replaces() {
 }
 
 #[test]
+fn a_genuine_index_is_never_replaced_blindly() {
+    let shop = shop();
+    shop.release("b.bundle", "1.2.0", 2);
+    let blind = ["--blindly-replace-channel", "--channel-version", "60"];
+    let b = |more: &[&'static str]| -> Vec<&'static str> {
+        publish(more).iter().map(|arg| if *arg == "a.bundle" { "b.bundle" } else { arg }).collect()
+    };
+    assert_eq!(shop.json(&b(&blind))["channel_version"], 60);
+    assert_eq!(channel(&shop, INDEX).releases.len(), 2, "what was there stays");
+    assert!(shop.fails(&b(&blind)).contains("not above version 60"));
+    let most = ["--channel-version", "18446744073709551615"];
+    assert!(shop.fails(&publish(&most)).contains("no room"));
+}
+
+#[test]
 fn an_index_that_was_lost_does_not_begin_again() {
     let shop = shop();
     let approve = ["approve", "--root", "web", "--region", "eu-west", "--channel", "stable", "--key", "keys/eu.pem"];

@@ -29,7 +29,7 @@ mod deltas;
 mod index;
 mod keep;
 
-pub use index::load;
+pub use index::{ensure_not_lost, load};
 
 const EXAMPLE: &str = "Example:
   bundle-tool publish demo-2.4.1.bundle --root /srv/updates --channel stable --key keys/release.pem
@@ -167,6 +167,7 @@ pub fn publish(args: &Args) -> Result<Published> {
     keep::warn_when_nearly_full(envelope.to_bytes().with_context(too_large)?.len());
     let role = args.trust.is_some().then_some(believed);
     place::replace(&path, &envelope, &Needed::new(role, args.blindly_replace_channel))?;
+    keep::warn_of_missing(&channel, &web);
     Ok(Published { manifest, digest, size, url, deltas: made, dropped, channel })
 }
 

@@ -19,17 +19,25 @@ use crate::webroot::{WebRoot, ensure_own};
 /// follows a stranger to the end of the numbers can never publish again.
 const MAX_UNVERIFIED_VERSION: u64 = 1 << 32;
 
+/// Highest version that can be said: nobody gets there by publishing, and it leaves room above a slip of the finger.
+const MAX_SAID_VERSION: u64 = 1 << 53;
+
 /// The index to add to, with its new version already, and the genuine one that stands there.
 pub fn next(args: &Args, web: &WebRoot, by: (&KeySet, usize)) -> Result<(Channel, Option<Channel>)> {
     let path = web.channel(&args.channel);
-    let blind = args.blindly_replace_channel && path.exists();
-    let present = if blind { None } else { load(&path, &args.channel, by.0, by.1)? };
+    let loaded = load(&path, &args.channel, by.0, by.1);
+    // Whatever was said, what is genuine is gone on from: it names what is approved.
+    let blind = args.blindly_replace_channel && loaded.is_err();
+    let present = if blind { None } else { loaded? };
+    if args.blindly_replace_channel && present.is_some() {
+        eprintln!("note: the present index is genuine, and not replaced but gone on from");
+    }
     let seen = match (&present, args.channel_version) {
         (Some(present), _) => present.version,
         // Said by somebody who knows: what stands there, or does not any more, does not matter.
         (None, Some(_)) => 0,
         (None, None) if blind => unverified(&path, &args.channel)?,
-        (None, None) => first(&path, web, &args.channel)?,
+        (None, None) => first(web, &args.channel)?,
     };
     let mut channel = present.clone().unwrap_or_else(|| empty(&args.channel));
     channel.version = version(seen, args.channel_version)?;
@@ -40,6 +48,10 @@ pub fn next(args: &Args, web: &WebRoot, by: (&KeySet, usize)) -> Result<(Channel
 fn version(seen: u64, wanted: Option<u64>) -> Result<u64> {
     let Some(wanted) = wanted else { return raised(seen, "the channel index") };
     ensure!(wanted > seen, "--channel-version {wanted} is not above version {seen}, which devices have");
+    ensure!(
+        wanted <= MAX_SAID_VERSION,
+        "--channel-version {wanted} is above {MAX_SAID_VERSION}: no room would be left"
+    );
     Ok(wanted)
 }
 
@@ -91,18 +103,31 @@ fn unverified(path: &Path, name: &str) -> Result<u64> {
             path.display()
         );
     }
+    eprintln!(
+        "note: version {version} is that of an index nobody vouches for; where devices saw a higher one, say one above it \
+         with --channel-version N"
+    );
     Ok(version)
 }
 
-/// Nothing was seen yet of a new channel. One without an index whose releases an approval or a recall names is not new.
-fn first(path: &Path, web: &WebRoot, name: &str) -> Result<u64> {
-    let had_one = web.recall(name).exists() || !keep::approved(web, name)?.is_empty();
+/// Refuses a channel without an index whose releases an approval or a recall names: it is not new, its index is lost.
+pub fn ensure_not_lost(web: &WebRoot, name: &str) -> Result<()> {
+    let approved =
+        keep::approved(web, name).context("`publish --channel-version N` does not look whether it is lost")?;
+    let had_one = web.recall(name).exists() || !approved.is_empty();
     ensure!(
         !had_one,
         "{} is lost: an approval or a recall names releases of channel {name}. Devices take no index with a lower \
-         version than they saw; put the file back, or say any version above its last with `publish --channel-version N`",
-        path.display()
+         version than they saw; put the file back, or say any version above its last with `publish --channel-version N`, \
+         and publish again every release that an approval names",
+        web.channel(name).display()
     );
+    Ok(())
+}
+
+/// Nothing was seen yet of a new channel.
+fn first(web: &WebRoot, name: &str) -> Result<u64> {
+    ensure_not_lost(web, name)?;
     eprintln!(
         "note: the index of channel {name} begins with version 1; where devices saw one, say --channel-version N"
     );
@@ -125,6 +150,7 @@ mod tests {
         assert_eq!(version(57, Some(60)).unwrap(), 60);
         assert!(version(57, Some(57)).unwrap_err().to_string().contains("not above version 57"));
         assert!(version(0, Some(0)).is_err());
+        assert!(version(0, Some(u64::MAX)).unwrap_err().to_string().contains("no room"));
         assert!(version(u64::MAX, None).is_err());
     }
 }

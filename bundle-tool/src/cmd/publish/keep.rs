@@ -65,6 +65,19 @@ fn named_by(approval: &Path) -> Result<Vec<Digest>> {
     Ok(approval.entries.iter().map(|entry| entry.release.manifest_sha256).collect())
 }
 
+/// Says which releases an approval names and the index does not: devices can not take them. Of a new index after a loss.
+pub fn warn_of_missing(channel: &Channel, web: &WebRoot) {
+    let Ok(mut missing) = approved(web, &channel.channel) else { return };
+    missing.retain(|digest| channel.releases.iter().all(|each| each.release.manifest_sha256 != *digest));
+    if !missing.is_empty() {
+        let digests: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        eprintln!(
+            "warning: an approval names what the index does not, and devices refuse it; publish it again: manifest {}",
+            digests.join(", ")
+        );
+    }
+}
+
 /// Says when the index nears what readers accept, while there is still time to choose.
 pub fn warn_when_nearly_full(bytes: usize) {
     if bytes > DOCUMENT.bytes / 10 * 8 {

@@ -84,5 +84,10 @@ fn channel(args: &Args, believed: Option<&(KeySet, usize)>) -> Result<Option<Cha
         return Ok(None);
     };
     ensure_channel(name)?;
-    publish::load(&WebRoot::new(root).channel(name), name, keys, *threshold)
+    let web = WebRoot::new(root);
+    let channel = publish::load(&web.channel(name), name, keys, *threshold)?;
+    if channel.is_none() {
+        publish::ensure_not_lost(&web, name)?;
+    }
+    Ok(channel)
 }
