@@ -7,10 +7,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
+use serde_json::json;
 
 use crate::agent::Agent;
 use crate::bootstate::{GRUBENV, UBOOT_ENV};
 use crate::disk::Disk;
+use crate::firmware::HUNG;
 use crate::machine::Machine;
 
 /// How long a guest in an unknown state is asked for each file.
@@ -46,6 +48,8 @@ const QUESTIONS: &[(&str, &str)] = &[
 pub fn of_machine(machine: &Machine, folder: &Path) {
     let events: Vec<_> = machine.qmp().events().iter().map(ToString::to_string).collect();
     note(folder, "qmp-events.jsonl", Ok(events.join("\n").into_bytes()));
+    let registers = machine.qmp().command("human-monitor-command", json!({"command-line": "info registers -a"}));
+    note(folder, "registers.txt", registers.map(|text| text.as_str().unwrap_or_default().into()));
     let agent = machine.agent();
     if agent.wait(Duration::from_secs(10)).is_err() {
         note(folder, "agent.txt", Ok(b"the guest agent did not answer\n".to_vec()));
@@ -63,7 +67,7 @@ fn ask(agent: &Agent, command: &str) -> Result<Vec<u8>> {
 
 /// Saves what the machine's folder and its disk tell. The machine should be off.
 pub fn of_disk(dir: &Path, overlay: &Path, folder: &Path) {
-    for name in ["serial.log", "qemu.err"] {
+    for name in ["serial.log", "qemu.err", HUNG] {
         let _ = fs::copy(dir.join(name), folder.join(name));
     }
     match Disk::copy_of(overlay) {

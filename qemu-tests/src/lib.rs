@@ -13,6 +13,7 @@ pub mod device;
 pub mod disk;
 pub mod entries;
 pub mod evidence;
+pub mod firmware;
 pub mod invariants;
 mod jsonlines;
 pub mod machine;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::disk::run;
+use crate::firmware::Watchdog;
 use crate::qemu::{Firmware, Spec, prepare, said, spawn};
 use crate::qmp::Qmp;
 use crate::wait::{Look, until};
@@ -29,6 +30,7 @@ pub struct Machine {
     child: Child,
     qmp: Qmp,
     agent: Agent,
+    watchdog: Watchdog,
 }
 
 impl Machine {
@@ -48,8 +50,9 @@ impl Machine {
             resume(&qmp)?;
         }
         let agent = Agent::new(&spec.dir.join("qga"));
+        let watchdog = Watchdog::new(spec.resume.is_some(), &spec.dir.join("serial.log"));
         let child = guard.0.take().context("QEMU is gone")?;
-        Ok(Self { spec, child, qmp, agent })
+        Ok(Self { spec, child, qmp, agent, watchdog })
     }
 
     /// What it is made of.
@@ -94,13 +97,13 @@ impl Machine {
         self.child.id()
     }
 
-    /// An error when QEMU has ended by itself; for use in waits, which are hopeless then.
+    /// An error when QEMU has ended by itself; for use in waits, which are hopeless then. A firmware that hangs is reset.
     ///
     /// # Errors
     /// QEMU has ended.
     pub fn alive(&mut self) -> Result<()> {
         match self.child.try_wait()? {
-            None => Ok(()),
+            None => self.watchdog.look(&self.spec.name, &self.spec.dir, &self.serial_log(), &self.qmp),
             Some(status) => Err(anyhow!("QEMU ended ({status}): {}", said(&self.spec.dir))),
         }
     }
@@ -274,6 +277,23 @@ mod tests {
         let spec = machine.power_cut().unwrap();
         assert!(!proc.exists());
         assert!(spec.overlay().exists());
+    }
+
+    #[test]
+    fn a_firmware_that_says_nothing_is_reset_and_its_registers_are_kept() {
+        if !crate::tools::present(&["qemu-system-x86_64", "qemu-img"]) {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let base = empty_disk(dir.path());
+        let mut machine = Machine::start(Spec::new("hung", &dir.path().join("m"), &base)).unwrap();
+        // It has said nothing yet.
+        machine.watchdog.silence = Duration::ZERO;
+        machine.alive().unwrap();
+        machine.watchdog.silence = Duration::from_secs(3600);
+        machine.wait_reset(0, Duration::from_secs(60)).unwrap();
+        let registers = fs::read_to_string(dir.path().join("m").join(crate::firmware::HUNG)).unwrap();
+        assert!(registers.contains("IP="), "{registers}");
     }
 
     #[test]

@@ -1,0 +1,117 @@
+//! The emulated firmware now and then hangs after a reset, before it has handed over to a boot loader (seen once in some
+//! 200 boots under TCG: OVMF, with one processor and with two). A real board's watchdog would bite; this does the same.
+//!
+//! Loud, and only while nothing but firmware has spoken since the reset: what a boot loader or a system does is never
+//! covered up.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::qmp::Qmp;
+
+/// What firmware needs on a busy machine is a tenth of this.
+const SILENCE: Duration = Duration::from_secs(240);
+/// The registers of a machine that hung, in its folder.
+pub const HUNG: &str = "hung.txt";
+/// One that hangs again and again is another fault.
+const MOST_BITES: u32 = 2;
+
+/// Watches for a firmware that does not hand over.
+#[derive(Debug)]
+pub struct Watchdog {
+    /// None: the machine goes on from a kept state, and has not been reset since.
+    reset: Option<usize>,
+    /// Length of the serial log at the reset, and at the last look.
+    from: u64,
+    seen: u64,
+    since: Instant,
+    bites: u32,
+    /// How long is too long.
+    pub(crate) silence: Duration,
+}
+
+impl Watchdog {
+    /// For a machine that is switched on now, or goes on from a kept state.
+    #[must_use]
+    pub fn new(resumed: bool, serial: &Path) -> Self {
+        let from = length(serial);
+        Self { reset: (!resumed).then_some(0), from, seen: from, since: Instant::now(), bites: 0, silence: SILENCE }
+    }
+
+    /// Looks; resets a machine whose firmware hangs.
+    ///
+    /// # Errors
+    /// QEMU does not answer.
+    pub fn look(&mut self, name: &str, dir: &Path, serial: &Path, qmp: &Qmp) -> Result<()> {
+        let (resets, length) = (qmp.count("RESET"), length(serial));
+        if resets > self.reset.unwrap_or(0) {
+            // What is printed between the reset and this look counts as before: then it is not silent.
+            (self.reset, self.from) = (Some(resets), self.seen.min(length));
+        }
+        if length != self.seen || self.reset.is_none() {
+            (self.seen, self.since) = (length, Instant::now());
+        }
+        if self.reset.is_none() || self.since.elapsed() < self.silence || self.bites >= MOST_BITES {
+            return Ok(());
+        }
+        let log = std::fs::read(serial)?;
+        if !only_firmware(log.get(usize::try_from(self.from)?..).unwrap_or_default()) {
+            return Ok(());
+        }
+        self.bites += 1;
+        let registers = qmp.command("human-monitor-command", json!({"command-line": "info registers -a"}))?;
+        std::fs::write(dir.join(HUNG), registers.as_str().unwrap_or_default())?;
+        eprintln!(
+            "NOTE: {name}: the emulated firmware hung for {} s after a reset, before any boot loader spoke; reset once more \
+             (registers: {})",
+            self.silence.as_secs(),
+            dir.join(HUNG).display()
+        );
+        qmp.command("system_reset", json!({})).map(drop)
+    }
+}
+
+fn length(serial: &Path) -> u64 {
+    serial.metadata().map_or(0, |metadata| metadata.len())
+}
+
+/// Whether nobody but the firmware has said anything.
+fn only_firmware(said: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(said);
+    let last_reset = text.rsplit("reboot: Restarting system").next().unwrap_or_default();
+    last_reset.lines().map(plain).all(|line| line.is_empty() || line.starts_with("BdsDxe:"))
+}
+
+/// A line without the sequences that clear and colour a terminal.
+fn plain(line: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once('\u{1b}') {
+        plain += before;
+        let sequence = after.strip_prefix('[').unwrap_or(after);
+        rest = sequence.trim_start_matches(|c: char| c.is_ascii_digit() || "=;?".contains(c)).get(1..).unwrap_or("");
+    }
+    (plain + rest).trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn firmware_is_told_from_whatever_comes_after_it() {
+        let firmware = "\u{1b}[2J\u{1b}[01;01H\u{1b}[=3h\u{1b}[2J\u{1b}[01;01HBdsDxe: loading Boot0001 \"UEFI Misc Device\"\r\n\
+                        BdsDxe: starting Boot0001 \"UEFI Misc Device\" from PciRoot(0x0)/Pci(0x1,0x0)\r\n";
+        for said in ["", "\r\n", firmware, &format!("[  125.3] reboot: Restarting system\r\n{firmware}")] {
+            assert!(only_firmware(said.as_bytes()), "{said:?}");
+        }
+        for more in
+            ["EFI stub: Loaded initrd\r\n", "Welcome to GRUB!\r\n", "no slot can boot\r\n", "U-Boot 2023.01\r\n"]
+        {
+            assert!(!only_firmware(format!("{firmware}{more}").as_bytes()), "{more:?}");
+        }
+    }
+}
