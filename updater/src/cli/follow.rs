@@ -202,7 +202,12 @@ pub async fn switch(client: &Client, goal: Goal, before: Option<&Problem>, mut a
         if let Some(end) = switched(&status, goal, before) {
             return end.map_err(|problem| Failed::because(problem.reason, problem.detail));
         }
-        armed = status.state == StateName::Armed;
+        // A moment after it was read back it may be armed and on its way.
+        armed = match status.state {
+            StateName::Armed => true,
+            StateName::Staged => status.operation.as_deref() != Some("reading back"),
+            _ => false,
+        };
     }
 }
 

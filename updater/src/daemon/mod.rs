@@ -107,17 +107,18 @@ pub async fn run(device: Device, options: Options) -> anyhow::Result<()> {
     };
     tracing::debug!(?end, "leaving");
     notifier.stopping();
+    let limit = tokio::time::Instant::now() + LAST_STEP;
     if let Some(service) = service {
         service.leave().await;
         if end == End::Idle {
             // A call that came in between was taken: as far as it gets, and then from the journal.
             let mut idle = engine.idle.clone();
-            let _ = tokio::time::timeout(LAST_STEP, idle.wait_for(|idle| *idle)).await;
+            let _ = tokio::time::timeout_at(limit, idle.wait_for(|idle| *idle)).await;
         }
     }
     // Ends with its last handle; what it writes is durable before each step, so nothing is lost by not waiting longer.
     drop(engine);
-    let _ = tokio::time::timeout(LAST_STEP, task).await;
+    let _ = tokio::time::timeout_at(limit, task).await;
     Ok(())
 }
 

@@ -134,7 +134,7 @@ async fn send(connection: &Connection, old: &Status, new: &Status) -> zbus::Resu
         })
         .collect();
     // That time passes is no news, and would keep a daemon that is watched from ever being idle.
-    if changed.keys().all(|name| *name == "ApprovalAge") {
+    if changed.is_empty() || values::timeless(old) == values::timeless(new) {
         return Ok(());
     }
     let emitter = SignalEmitter::new(connection, PATH)?;

@@ -7,7 +7,7 @@ use bundle::reason::Reason;
 use updater_core::effect::Refusal;
 use updater_core::event::Command;
 use updater_core::slot::SlotId;
-use updater_core::status::{Progress, ProgressPhase, StateName};
+use updater_core::status::{Problem, Progress, ProgressPhase, StateName};
 use zbus::fdo::{IntrospectableProxy, PropertiesProxy};
 
 use super::announce::serve;
@@ -306,7 +306,12 @@ async fn time_that_passes_keeps_no_daemon_awake() {
     let passing = async {
         loop {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            s.engine.status.send_modify(|status| status.approval_age = Some(status.approval_age.unwrap_or(0) + 1));
+            s.engine.status.send_modify(|status| {
+                status.approval_age = Some(status.approval_age.unwrap_or(0) + 1);
+                // Why it waits is told anew, too.
+                let at = Some(jiff::Timestamp::now());
+                status.waiting = Some(Problem { reason: Reason::Recalled, detail: String::new(), at, until: None });
+            });
         }
     };
     tokio::select! {

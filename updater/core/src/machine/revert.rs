@@ -29,7 +29,7 @@ const MOST_TRIES: u8 = 7;
 /// A time in which the boot loader's state can not be read.
 #[derive(Debug, Clone)]
 pub(super) struct Dark {
-    /// Uptime at which it began, or this process.
+    /// Uptime at which it began; zero: this process never saw anything.
     since: Duration,
     /// Restarts for that reason that had been counted by then.
     counted: u32,
@@ -287,8 +287,10 @@ impl Machine {
     /// are counted without us, so rebooting gets the device back to the old one. Bounded: it may not help.
     fn leave_the_dark(&mut self, now: &Now, out: &mut Out) {
         let counted = self.journal.blind_reboots;
-        let Dark { since, counted: before } = *self.dark.get_or_insert(Dark { since: now.uptime, counted });
-        let late = now.uptime >= since.saturating_add(self.policy().health.deadline);
+        let since = if self.facts.is_some() { now.uptime } else { Duration::ZERO };
+        let Dark { since, counted: before } = *self.dark.get_or_insert(Dark { since, counted });
+        // Not at the first look: it may get well.
+        let late = self.stumbles > 1 && now.uptime >= since.saturating_add(self.policy().health.deadline);
         let good = self.facts.as_ref().is_some_and(|facts| facts.confirmed_booted().is_some());
         if !late || good || !self.is_what_was_switched_to() {
             return;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bundle::reason::Reason;
 
 use super::backoff::short_backoff;
-use super::{Machine, Mood, Order, Out, Passage, Trouble};
+use super::{Machine, Mood, Order, Ordered, Out, Passage, Trouble};
 use crate::effect::Effect;
 use crate::event::{Event, Failure};
 use crate::history::Report;
@@ -89,8 +89,10 @@ impl Machine {
         if self.gives_up(before) {
             return true;
         }
-        if restarts_in_hope(&self.journal) > restarts_in_hope(before) {
-            // That count is what ends them.
+        // Also a restart that is ordered again, for it did not come. Its number is what ends such restarts.
+        let in_the_dark = self.mood == Mood::Degraded(Trouble::Blind)
+            && self.order.as_ref().is_some_and(|order| order.what == Ordered::Reboot);
+        if in_the_dark || restarts_in_hope(&self.journal) > restarts_in_hope(before) {
             return now.uptime < UNCOUNTED;
         }
         if matches!(self.journal.phase, Phase::Trying(_) | Phase::Reverting(_)) || self.mood == Mood::Good {
