@@ -119,8 +119,7 @@ impl Run<'_> {
         for _ in 0..cut.times {
             self.wait_for(&cut.until, Duration::from_secs(cut.within))?;
             if let Some(slot) = &cut.half_written {
-                // What the guest did not flush is lost with the machine; it may be all of it.
-                self.agent()?.exec(&["sync", &format!("/dev/disk/by-partlabel/root-{slot}")], PATIENCE)?.ok()?;
+                self.wait_for_writes(slot)?;
             }
             self.here.take_machine()?.power_cut()?;
             self.timeline.note("power cut");
@@ -131,6 +130,23 @@ impl Run<'_> {
             self.here.switch_on()?;
         }
         Ok(())
+    }
+
+    /// Until something went into the slot's root since the guest booted, and is flushed: what it did not flush is lost with
+    /// the machine, and it may be all of it.
+    fn wait_for_writes(&mut self, slot: &str) -> Result<()> {
+        let device = format!("/dev/disk/by-partlabel/root-{slot}");
+        // Field 7: sectors written (Documentation/block/stat.rst).
+        let count = format!("set -- $(cat /sys/class/block/$(basename $(readlink -f {device}))/stat) && echo $7");
+        let agent = self.agent()?;
+        until_slowly(format!("the first write into slot {slot}"), PATIENCE, || {
+            let asked = agent.shell(&count, PATIENCE).and_then(|said| Ok(said.stdout.trim().parse::<u64>()?));
+            match asked {
+                Ok(1..) => Look::Done(()),
+                other => Look::NotYet(format!("{other:?} sectors")),
+            }
+        })?;
+        agent.exec(&["sync", &device], PATIENCE)?.ok().map(drop)
     }
 
     fn half_written(&self, slot: &str) -> Result<()> {
