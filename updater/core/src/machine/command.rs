@@ -35,6 +35,17 @@ impl Machine {
         out.extend(follow);
     }
 
+    /// Asks about the update at hand: whoever wants news is not content with what was fetched a moment ago, and a timer
+    /// waits out a backoff.
+    pub(super) fn ask_for_news(&mut self, now: &Now, by_operator: bool, out: &mut Out) {
+        if by_operator {
+            self.answers = None;
+        }
+        if by_operator || !self.is_patient(now) {
+            self.ask(now, self.point(), out);
+        }
+    }
+
     fn command_check(&mut self, now: &Now, by_operator: bool, out: &mut Out) -> Result<(), Refusal> {
         self.not_degraded()?;
         if matches!(self.mood, Mood::Checking(_)) {
@@ -50,13 +61,7 @@ impl Machine {
                 self.begin_check(now, Search { by_operator, ..Search::default() }, out)?;
             }
             Phase::Offered(_) | Phase::Approved(_) | Phase::Staged(_) | Phase::Armed { .. } if self.is_free() => {
-                // Asked for news: what was fetched a moment ago does not do.
-                if by_operator {
-                    self.answers = None;
-                }
-                if by_operator || !self.is_patient(now) {
-                    self.ask(now, self.point(), out);
-                }
+                self.ask_for_news(now, by_operator, out);
             }
             Phase::Writing(_) if by_operator && self.is_free() => self.rewrite(now, out),
             // A timer does not cut a backoff short; where nothing else wakes the device, it must.

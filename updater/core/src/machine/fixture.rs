@@ -7,7 +7,7 @@ use crate::effect::{Effect, Work};
 use crate::event::{Event, Failure, Finished};
 use crate::facts::SlotBoot;
 use crate::gate::fixture::{Scene, update};
-use crate::journal::Phase;
+use crate::journal::{Phase, Reversal};
 use crate::release::SlotRecord;
 use crate::slot::SlotId;
 
@@ -43,6 +43,21 @@ pub(super) fn ended(
 }
 
 pub(super) const ARMED: SlotBoot = SlotBoot::Trying { left: 3, done: 0 };
+
+/// Slot b is being left, in the boot of the scene.
+pub(super) fn reversal() -> Reversal {
+    Reversal {
+        slot: SlotId::B,
+        update: Some(update()),
+        reason: Reason::HealthFailed,
+        detail: String::new(),
+        boot: Scene::new().facts.boot_id,
+        attempts: 0,
+        rejected_in: None,
+        hopes: 0,
+        hoped_in: None,
+    }
+}
 
 /// Slot b holds the release of the scene.
 pub(super) fn held(scene: &mut Scene) {

@@ -140,12 +140,7 @@ impl Machine {
                     self.wait_for(now, blocked.reason, &blocked.detail, None);
                     self.check_or_wait(now, check, out);
                 }
-                None if check == Some(true) || check == Some(false) && !self.is_patient(now) => {
-                    if check == Some(true) {
-                        self.answers = None;
-                    }
-                    self.ask(now, Point::Activate, out);
-                }
+                None if check.is_some() => self.ask_for_news(now, check == Some(true), out),
                 // Taking back an arming had been interrupted.
                 None if self.waiting.is_none() => self.look_around(Point::Activate, Occasion::Start, out),
                 // Taken back because of the gate; its answer may change.

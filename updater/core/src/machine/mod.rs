@@ -5,10 +5,10 @@
 //! durable. At most one order for work is open at a time; a result that belongs to no open order is ignored.
 //!
 //! Each state's behaviour is a file: `check` (Idle, Checking, Offered), `install` (Approved to Staged), `switch`
-//! (Armed), `trial` (Trying, Good), `revert` (Reverting, RolledBack, Degraded). `command` is what operators may do,
-//! `let_go` what becomes of a slot that must not be booted, `save` what of a step has to be durable, `recall` what
-//! happens to a running release that its vendor took back, `reconcile` what a start means, `waiting` what costs nobody
-//! anything in between, `view` what is shown.
+//! (Armed), `trial` (Trying, Good), `revert` (Reverting, RolledBack, Degraded), `dark` (a boot loader that can not be
+//! read). `command` is what operators may do, `let_go` what becomes of a slot that must not be booted, `save` what of a
+//! step has to be durable, `recall` what happens to a running release that its vendor took back, `reconcile` what a
+//! start means, `waiting` what costs nobody anything in between, `view` what is shown.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,6 +30,7 @@ use crate::status::{Problem, StateName};
 mod backoff;
 mod check;
 mod command;
+mod dark;
 #[cfg(test)]
 mod fixture;
 mod install;
@@ -83,7 +84,7 @@ pub struct Machine {
     /// Uptime at which to look again.
     wake: Option<Duration>,
     /// The boot loader's state can not be read.
-    dark: Option<revert::Dark>,
+    dark: Option<dark::Dark>,
     /// The boot loader could not be made to let go of a slot; when to try again.
     pause: Option<let_go::Pause>,
     /// A check that waits for that; by an operator.
@@ -297,7 +298,7 @@ impl Machine {
                 Phase::Staged(_) => self.look_around(Point::Activate, Occasion::Wait, out),
                 Phase::Armed { .. } => self.tick_armed(due, out),
                 Phase::Trying(_) => self.tick_trial(now, due, out),
-                Phase::Reverting(_) => self.tick_reverting(due, out),
+                Phase::Reverting(_) => self.look_again(due, out),
             },
         }
     }
@@ -360,47 +361,10 @@ impl Machine {
         self.count_change();
     }
 
-    /// The state.
-    #[must_use]
-    pub const fn state(&self) -> StateName {
-        match (&self.mood, &self.journal.phase) {
-            (Mood::Checking(_), _) => StateName::Checking,
-            (Mood::Good, _) => StateName::Good,
-            (Mood::Degraded(_), _) => StateName::Degraded,
-            (Mood::Plain, Phase::Idle) => StateName::Idle,
-            (Mood::Plain, Phase::Offered(_)) => StateName::Offered,
-            (Mood::Plain, Phase::Approved(_)) => StateName::Approved,
-            (Mood::Plain, Phase::Writing(_)) => StateName::Writing,
-            (Mood::Plain, Phase::Verifying(_)) => StateName::Verifying,
-            (Mood::Plain, Phase::Staged(_)) => StateName::Staged,
-            (Mood::Plain, Phase::Armed { .. }) => StateName::Armed,
-            (Mood::Plain, Phase::Trying(_)) => StateName::Trying,
-            (Mood::Plain, Phase::Reverting(_)) => StateName::Reverting,
-            (Mood::Plain, Phase::RolledBack { .. }) => StateName::RolledBack,
-        }
-    }
-
-    /// The journal, as it will be once the last step's `Persist` is done.
-    #[must_use]
-    pub const fn journal(&self) -> &Journal {
-        &self.journal
-    }
-
-    /// What the boot loader said last.
-    #[must_use]
-    pub const fn facts(&self) -> Option<&BootFacts> {
-        self.facts.as_ref()
-    }
-
     /// Uptime at which the machine wants a `Tick`.
     #[must_use]
     pub fn wake_at(&self) -> Option<Duration> {
         [self.wake, self.lets_go_at(), self.saves_at()].into_iter().flatten().min()
-    }
-
-    /// State changes since the last call, in order.
-    pub fn take_passages(&mut self) -> Vec<Passage> {
-        std::mem::take(&mut self.passed)
     }
 
     /// The running slot; none while nobody knows.

@@ -213,7 +213,7 @@ impl Machine {
 
     pub(super) fn tick_degraded(&mut self, trouble: Trouble, due: bool, out: &mut Out) {
         match trouble {
-            Trouble::Blind => self.look_for_sight(due, out),
+            Trouble::Blind => self.look_again(due, out),
             Trouble::NoFallback if self.order.is_none() && (due || self.wake.is_none()) => self.look(out),
             Trouble::NoFallback | Trouble::Ignored | Trouble::Incomplete => {}
         }

@@ -5,9 +5,10 @@ use std::time::Duration;
 use bundle::reason::Reason;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Asked, Machine, Mood, Ordered};
+use super::{Asked, Machine, Mood, Ordered, Passage};
+use crate::facts::BootFacts;
 use crate::gate::select::choose;
-use crate::journal::Phase;
+use crate::journal::{Journal, Phase};
 use crate::now::Now;
 use crate::release::Intent;
 use crate::slot::{PerSlot, SlotId};
@@ -20,6 +21,43 @@ const WORTH_STAYING: Duration = Duration::from_secs(600);
 const WORTH_WAITING: SignedDuration = SignedDuration::from_hours(2);
 
 impl Machine {
+    /// The state.
+    #[must_use]
+    pub const fn state(&self) -> StateName {
+        match (&self.mood, &self.journal.phase) {
+            (Mood::Checking(_), _) => StateName::Checking,
+            (Mood::Good, _) => StateName::Good,
+            (Mood::Degraded(_), _) => StateName::Degraded,
+            (Mood::Plain, Phase::Idle) => StateName::Idle,
+            (Mood::Plain, Phase::Offered(_)) => StateName::Offered,
+            (Mood::Plain, Phase::Approved(_)) => StateName::Approved,
+            (Mood::Plain, Phase::Writing(_)) => StateName::Writing,
+            (Mood::Plain, Phase::Verifying(_)) => StateName::Verifying,
+            (Mood::Plain, Phase::Staged(_)) => StateName::Staged,
+            (Mood::Plain, Phase::Armed { .. }) => StateName::Armed,
+            (Mood::Plain, Phase::Trying(_)) => StateName::Trying,
+            (Mood::Plain, Phase::Reverting(_)) => StateName::Reverting,
+            (Mood::Plain, Phase::RolledBack { .. }) => StateName::RolledBack,
+        }
+    }
+
+    /// The journal, as it will be once the last step's `Persist` is done.
+    #[must_use]
+    pub const fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// What the boot loader said last.
+    #[must_use]
+    pub const fn facts(&self) -> Option<&BootFacts> {
+        self.facts.as_ref()
+    }
+
+    /// State changes since the last call, in order.
+    pub fn take_passages(&mut self) -> Vec<Passage> {
+        std::mem::take(&mut self.passed)
+    }
+
     /// The picture, without the progress of an install (the shell adds it).
     #[must_use]
     pub fn status(&self, now: &Now) -> Status {
@@ -60,10 +98,7 @@ impl Machine {
 
     /// Why it is not going on. That what runs was taken back matters more than that there is nothing newer.
     fn shown_waiting(&self, now: &Now) -> Option<Problem> {
-        if let Some((reason, detail)) = self.letting_go_notice() {
-            return Some(Problem { reason, detail, at: Some(now.wall), until: None });
-        }
-        if let Some((reason, detail)) = self.unsaved_notice() {
+        if let Some((reason, detail)) = self.letting_go_notice().or_else(|| self.unsaved_notice()) {
             return Some(Problem { reason, detail, at: Some(now.wall), until: None });
         }
         let quiet = self.waiting.as_ref().is_none_or(|waiting| waiting.reason == Reason::NoUpdate);

@@ -14,6 +14,7 @@
 pub mod action;
 pub mod device;
 pub mod invariants;
+pub mod power;
 pub mod region;
 pub mod shell;
 pub mod thief;

@@ -8,7 +8,7 @@ use crate::facts::SlotBoot;
 use crate::gate::fixture::{Scene, update};
 use crate::journal::{Blocked, LettingGo, Phase};
 use crate::machine::Machine;
-use crate::machine::fixture::{ARMED, answer, ended, failure, held, later, orders, start, vital};
+use crate::machine::fixture::{ARMED, answer, ended, failure, held, later, orders, reversal, start, vital};
 use crate::slot::SlotId;
 use crate::status::StateName;
 
@@ -289,19 +289,8 @@ fn what_is_only_offered_is_not_blamed_for_what_the_slot_holds() {
 
 #[test]
 fn a_boot_loader_that_neither_obeys_nor_counts_is_not_asked_for_ever() {
-    let reversal = crate::journal::Reversal {
-        slot: SlotId::B,
-        update: Some(update()),
-        reason: Reason::HealthFailed,
-        detail: String::new(),
-        boot: Scene::new().facts.boot_id,
-        attempts: 0,
-        rejected_in: None,
-        hopes: 0,
-        hoped_in: None,
-    };
     let running = |scene: &mut Scene| scene.facts.booted = Some(SlotId::B);
-    let mut phase = Phase::Reverting(reversal);
+    let mut phase = Phase::Reverting(reversal());
     let mut reboots = 0;
     while reboots < 50 {
         let boot = |scene: &mut Scene| {

@@ -6,6 +6,7 @@ use super::*;
 use crate::facts::BootId;
 use crate::gate::fixture::update;
 use crate::journal::{Reversal, Trial};
+use crate::machine::fixture::reversal;
 use crate::slot::PerSlot;
 
 const A: SlotId = SlotId::A;
@@ -31,18 +32,7 @@ fn trying() -> Phase {
 }
 
 fn reverting(attempts: u32) -> Phase {
-    let reason = Reason::HealthTimeout;
-    Phase::Reverting(Reversal {
-        slot: B,
-        update: Some(update()),
-        reason,
-        detail: String::new(),
-        boot: then(),
-        attempts,
-        rejected_in: None,
-        hopes: 0,
-        hoped_in: None,
-    })
+    Phase::Reverting(Reversal { reason: Reason::HealthTimeout, boot: then(), attempts, ..reversal() })
 }
 
 /// A journal in this phase that knows what slot b holds.

@@ -9,9 +9,9 @@ use crate::effect::{Effect, Work};
 use crate::event::{Command, Event, Failure, Finished, Transfer};
 use crate::facts::{BootId, SlotBoot};
 use crate::gate::fixture::{Scene, update};
-use crate::journal::{Phase, Reversal, Trial};
+use crate::journal::{Phase, Trial};
 use crate::machine::Machine;
-use crate::machine::fixture::{ARMED, answer, ended, failure, held, later, orders, start, vital};
+use crate::machine::fixture::{ARMED, answer, ended, failure, held, later, orders, reversal, start, vital};
 use crate::slot::SlotId;
 use crate::status::StateName;
 
@@ -105,20 +105,9 @@ fn the_old_system_stays_up_in_the_dark() {
 
 #[test]
 fn restarts_that_nothing_can_count_are_far_between() {
-    let reversal = Reversal {
-        slot: SlotId::B,
-        update: Some(update()),
-        reason: Reason::HealthFailed,
-        detail: String::new(),
-        boot: Scene::new().facts.boot_id,
-        attempts: 0,
-        rejected_in: None,
-        hopes: 0,
-        hoped_in: None,
-    };
     for (writable, sees, soon) in [(true, true, true), (false, true, false), (false, false, false)] {
         let running = |scene: &mut Scene| scene.facts.booted = Some(SlotId::B);
-        let (mut scene, mut machine, effects) = start(Phase::Reverting(reversal.clone()), ARMED, running);
+        let (mut scene, mut machine, effects) = start(Phase::Reverting(reversal()), ARMED, running);
         let at = until_restart(&mut scene, &mut machine, effects, (writable, sees)).expect("it restarts");
         assert_eq!(at < UNCOUNTED, soon, "{at:?}");
     }
