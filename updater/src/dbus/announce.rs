@@ -126,6 +126,10 @@ fn only_progress(a: &Status, b: &Status) -> bool {
 }
 
 async fn send(connection: &Connection, old: &Status, new: &Status) -> zbus::Result<()> {
+    // That time passes is no news, and would keep a daemon that is watched from ever being idle.
+    if values::timeless(old) == values::timeless(new) {
+        return Ok(());
+    }
     let changed: HashMap<_, _> = values::CHANGING
         .iter()
         .filter_map(|name| {
@@ -133,8 +137,7 @@ async fn send(connection: &Connection, old: &Status, new: &Status) -> zbus::Resu
             (values::property(old, name).as_ref() != Some(&value)).then_some((*name, value))
         })
         .collect();
-    // That time passes is no news, and would keep a daemon that is watched from ever being idle.
-    if changed.is_empty() || values::timeless(old) == values::timeless(new) {
+    if changed.is_empty() {
         return Ok(());
     }
     let emitter = SignalEmitter::new(connection, PATH)?;

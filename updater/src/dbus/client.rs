@@ -217,7 +217,8 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn cancel(&self, job: &JobPath) -> Result<(), ClientError> {
+    #[cfg(test)]
+    pub(crate) async fn cancel(&self, job: &JobPath) -> Result<(), ClientError> {
         self.call_at(job.as_str(), "org.flipside.Updater1.Job", "Cancel", None, self.patience()).await
     }
 
