@@ -19,11 +19,8 @@ use std::sync::{Arc, Mutex};
 
 use bundle::dsse::Envelope;
 use serde_json::Value;
-use sim::{Said, World, until};
+use sim::{FAILED, OK, REFUSED, Said, World, until};
 
-const OK: i32 = 0;
-const FAILED: i32 = 1;
-const REFUSED: i32 = 3;
 /// Buckets 4643 and 6419 under the salt of these tests.
 const CANARY: &str = "dev-0001";
 const LATER: &str = "3f1b6c1e-6d7d-4b53-9a6e-0d5f7f0a1c22";

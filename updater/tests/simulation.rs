@@ -20,20 +20,11 @@ use std::time::Duration;
 use common::folder::{facts, system};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::Value;
-use sim::{World, until};
-
-/// Exit codes of the manual.
-const OK: i32 = 0;
-const FAILED: i32 = 1;
-const USAGE: i32 = 2;
-const REFUSED: i32 = 3;
-const NO_DAEMON: i32 = 4;
+use sim::{FAILED, NO_DAEMON, OK, REFUSED, USAGE, World, until};
 
 #[test]
 fn a_release_is_staged_switched_to_and_confirmed() {
-    let mut world = World::new();
-    world.publish(2);
-    world.approve(2, 10_000, "rolling");
+    let mut world = World::offered();
     world.start();
 
     let checked = world.flipside(&["check", "--wait"]);
@@ -58,9 +49,7 @@ fn a_release_is_staged_switched_to_and_confirmed() {
 
 #[test]
 fn a_switch_that_the_region_stops_is_refused_to_whoever_ordered_it() {
-    let mut world = World::new();
-    world.publish(2);
-    world.approve(2, 10_000, "rolling");
+    let mut world = World::offered();
     world.start();
     assert_eq!(world.flipside(&["check", "--wait"]).code, OK);
     world.approve(2, 10_000, "paused");
@@ -78,9 +67,7 @@ fn a_switch_that_the_region_stops_is_refused_to_whoever_ordered_it() {
 
 #[test]
 fn a_bundle_comes_by_a_pipe_or_from_where_only_the_caller_sees_it() {
-    let mut world = World::new();
-    world.publish(2);
-    world.approve(2, 10_000, "rolling");
+    let mut world = World::offered();
     world.start();
     let bundle = fs::read_dir(world.tree().join("bundles")).unwrap().next().unwrap().unwrap().path();
     // What is left of a refused pipe does not answer for the next one.
@@ -144,9 +131,7 @@ fn a_piped_bundle_is_not_lost_while_its_update_waits_for_its_hour() {
 
 #[test]
 fn an_unhealthy_release_falls_back_and_is_not_tried_again() {
-    let mut world = World::new();
-    world.publish(2);
-    world.approve(2, 10_000, "rolling");
+    let mut world = World::offered();
     // The application of slot b is dead.
     world.health_check(
         "10-app",

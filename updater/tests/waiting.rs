@@ -19,12 +19,7 @@ use common::server::{Fault, Server};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use sim::{World, until};
-
-/// Exit codes of the manual.
-const OK: i32 = 0;
-const FAILED: i32 = 1;
-const REFUSED: i32 = 3;
+use sim::{FAILED, OK, REFUSED, World, until};
 
 /// Ctrl-C.
 fn interrupt(process: &Child) {
@@ -33,9 +28,7 @@ fn interrupt(process: &Child) {
 
 #[test]
 fn an_install_that_was_to_switch_goes_on_until_that_is_done_or_refused() {
-    let mut world = World::new();
-    world.publish(2);
-    world.approve(2, 10_000, "rolling");
+    let mut world = World::offered();
     // Hours that are never open while this runs: they begin and end half a day from now.
     let hour = (jiff::Timestamp::now().as_second() / 3600 + 12) % 24;
     let closed = format!("start = \"{hour:02}:00\"\nminutes = 60\n");
@@ -57,9 +50,7 @@ fn an_install_that_was_to_switch_goes_on_until_that_is_done_or_refused() {
 
 #[test]
 fn what_runs_already_is_news_only_to_whoever_named_it() {
-    let mut world = World::new();
-    world.publish(2);
-    world.approve(2, 10_000, "rolling");
+    let mut world = World::offered();
     world.start();
     assert_eq!(world.flipside(&["install", "--reboot"]).code, OK);
     world.wait_for_end();
@@ -79,9 +70,7 @@ fn what_runs_already_is_news_only_to_whoever_named_it() {
 
 #[test]
 fn following_prints_what_changes_and_ends_with_its_reader() {
-    let mut world = World::new();
-    world.publish(2);
-    world.approve(2, 10_000, "rolling");
+    let mut world = World::offered();
     world.start();
     assert_eq!(world.flipside(&["check", "--wait"]).code, OK);
     let mut following = world.begin(&["--json", "status", "--follow"]);
@@ -100,12 +89,9 @@ fn following_prints_what_changes_and_ends_with_its_reader() {
 
 #[test]
 fn a_first_interrupt_cancels_and_a_second_one_leaves() {
-    let mut world = World::new();
-    world.publish(2);
-    world.approve(2, 10_000, "rolling");
+    let mut world = World::offered();
     let server = Server::new(world.tree());
-    let slow = format!("url = \"{}\"\nmaximum_bytes_per_second = 500\n", server.url(""));
-    world.config("slow.toml", &format!("[source]\n{slow}"));
+    world.fetch_slowly(&server, 500);
     world.start();
     let waiting = world.begin(&["install"]);
     world.wait_for("state", "writing");
@@ -125,12 +111,9 @@ fn a_first_interrupt_cancels_and_a_second_one_leaves() {
 
 #[test]
 fn a_cancel_outlives_the_daemon() {
-    let mut world = World::new();
-    world.publish(2);
-    world.approve(2, 10_000, "rolling");
+    let mut world = World::offered();
     let server = Server::new(world.tree());
-    let slow = format!("url = \"{}\"\nmaximum_bytes_per_second = 1000\n", server.url(""));
-    world.config("slow.toml", &format!("[source]\n{slow}"));
+    world.fetch_slowly(&server, 1000);
     world.start();
     let waiting = world.begin(&["install"]);
     world.wait_for("state", "writing");
@@ -145,9 +128,7 @@ fn a_cancel_outlives_the_daemon() {
 
 #[test]
 fn a_daemon_that_is_told_to_end_does_so_in_the_middle_of_a_job() {
-    let mut world = World::new();
-    world.publish(2);
-    world.approve(2, 10_000, "rolling");
+    let mut world = World::offered();
     let server = Server::new(world.tree());
     // The manifest is read, the rest never comes.
     let mut reads = 0;
@@ -164,13 +145,10 @@ fn a_daemon_that_is_told_to_end_does_so_in_the_middle_of_a_job() {
 
 #[test]
 fn who_waits_for_an_install_outlives_the_daemon() {
-    let mut world = World::new();
-    world.publish(2);
-    world.approve(2, 10_000, "rolling");
+    let mut world = World::offered();
     let server = Server::new(world.tree());
     // Ten seconds or so.
-    let slow = format!("url = \"{}\"\nmaximum_bytes_per_second = 5000\n", server.url(""));
-    world.config("slow.toml", &format!("[source]\n{slow}"));
+    world.fetch_slowly(&server, 5000);
     world.start();
     let waiting = world.begin(&["install"]);
     world.wait_for("state", "writing");

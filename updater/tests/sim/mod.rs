@@ -1,7 +1,8 @@
 //! A simulated device, its releases and its processes.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use std::collections::BTreeMap;
+mod served;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -11,20 +12,24 @@ use std::process::{Child, Command, Output, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bundle::approval::{APPROVAL_TYPE, Approval, Entry, ReleaseRef, RolloutState};
-use bundle::channel::{CHANNEL_TYPE, Channel, ChannelDelta, ChannelRelease};
-use bundle::dsse::Envelope;
-use bundle::manifest::ImageKind;
-use bundle::trust::{Region, Role, TRUST_TYPE};
-use jiff::{SignedDuration, Timestamp};
+use bundle::channel::ChannelRelease;
+use bundle::trust::TRUST_TYPE;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use updater_core::release::DeltaOffer;
+use served::{signed, trust_root};
 
 use crate::common::folder::is_root;
-use crate::common::site::{self, noise};
+use crate::common::server::Server;
+use crate::common::site::noise;
 use crate::common::skip::skipped;
+
+/// Exit codes of the manual.
+pub const OK: i32 = 0;
+pub const FAILED: i32 = 1;
+pub const USAGE: i32 = 2;
+pub const REFUSED: i32 = 3;
+pub const NO_DAEMON: i32 = 4;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Longest time a daemon may take to end.
@@ -56,6 +61,14 @@ impl World {
         Self::served_by(Rc::new(tempfile::tempdir().unwrap()))
     }
 
+    /// The same, not started yet; release 2 is published and approved for everybody.
+    pub fn offered() -> Self {
+        let mut world = Self::new();
+        world.publish(2);
+        world.approve(2, 10_000, "rolling");
+        world
+    }
+
     /// Another device of the same fleet.
     pub fn served_by(tree: Rc<tempfile::TempDir>) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -83,59 +96,21 @@ impl World {
         fs::write(folder.join(name), text).unwrap();
     }
 
+    /// What is served comes over HTTP, and no faster than that.
+    pub fn fetch_slowly(&self, server: &Server, bytes_per_second: u32) {
+        let url = server.url("");
+        self.config(
+            "slow.toml",
+            &format!("[source]\nurl = \"{url}\"\nmaximum_bytes_per_second = {bytes_per_second}\n"),
+        );
+    }
+
     pub fn health_check(&self, name: &str, body: &str) {
         let folder = self.folder.path().join("etc/flipside/health.d");
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join(name);
         fs::write(&path, format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{body}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-
-    /// Builds release `1.<counter>.0` and puts it into the channel.
-    pub fn publish(&mut self, counter: u64) {
-        let images = ["rootfs", "kernel", "initrd"].map(|name| {
-            let path = self.tree.path().join(name);
-            fs::write(&path, noise(400_000, counter + name.len() as u64)).unwrap();
-            (name, path)
-        });
-        let sources = images.each_ref().map(|(name, path)| (*name, ImageKind::File, path.as_path()));
-        let built = site::release(&self.tree.path().join("x.bundle"), counter, &sources, 1);
-        let file = format!("bundles/{}.bundle", built.release.manifest_sha256);
-        fs::create_dir_all(self.tree.path().join("bundles")).unwrap();
-        fs::rename(&built.path, self.tree.path().join(&file)).unwrap();
-        let size = fs::metadata(self.tree.path().join(&file)).unwrap().len();
-        self.releases.insert(0, channel_release(built.release, size, file));
-        self.write_channel();
-    }
-
-    /// Builds a release of one large image, with a delta from a release before it where that is given with its image.
-    pub fn publish_image(
-        &mut self,
-        counter: u64,
-        image: &Path,
-        before: Option<(&site::Release, &Path)>,
-    ) -> site::Release {
-        let file = format!("{counter}.bundle");
-        let built = site::release(&self.tree.path().join(&file), counter, &[("rootfs", ImageKind::File, image)], 1);
-        let mut listed = channel_release(built.release.clone(), fs::metadata(&built.path).unwrap().len(), file);
-        if let Some(before) = before {
-            let (out, name) = (self.tree.path().join("x.delta"), "x.delta".to_owned());
-            let offer = site::delta(before, &built, &out, name);
-            let DeltaOffer { from, size, urls, recipes_sha256 } = offer;
-            listed.deltas.push(ChannelDelta { from, size, urls, recipes_sha256 });
-        }
-        self.releases.insert(0, listed);
-        self.write_channel();
-        built
-    }
-
-    /// Builds a release whose one image is a folder.
-    pub fn publish_tree(&mut self, counter: u64, folder: &Path) {
-        let file = format!("{counter}.bundle");
-        let built = site::release(&self.tree.path().join(&file), counter, &[("rootfs", ImageKind::Tree, folder)], 1);
-        let size = fs::metadata(&built.path).unwrap().len();
-        self.releases.insert(0, channel_release(built.release, size, file));
-        self.write_channel();
     }
 
     /// The daemon's lines of `/proc/<pid>/status`, in KiB.
@@ -148,64 +123,6 @@ impl World {
     /// What the server shows.
     pub fn tree(&self) -> &Path {
         self.tree.path()
-    }
-
-    fn write_channel(&self) {
-        let channel = Channel {
-            channel: "stable".into(),
-            version: self.releases.len() as u64,
-            issued: Timestamp::now(),
-            releases: self.releases.clone(),
-            crit: Vec::new(),
-        };
-        self.write("channels/stable/channel.dsse.json", &signed(CHANNEL_TYPE, &channel.to_bytes().unwrap()));
-    }
-
-    /// The region says something about a release.
-    pub fn approve(&mut self, counter: u64, threshold_bp: u16, state: &str) {
-        self.approvals += 1;
-        self.approve_as(self.approvals, 24, counter, threshold_bp, state);
-    }
-
-    /// The same, as that version, expiring in so many hours.
-    pub fn approve_as(&self, version: u64, hours: i64, counter: u64, threshold_bp: u16, state: &str) {
-        let release = self.releases.iter().find(|r| r.release.counter == counter).unwrap().release.clone();
-        let approval = Approval {
-            kind: "approval/v1".into(),
-            region: "eu-west".into(),
-            channel: "stable".into(),
-            epoch: 1,
-            version,
-            issued: Timestamp::now() - SignedDuration::from_hours(48),
-            expires: Timestamp::now() + SignedDuration::from_hours(hours),
-            max_stale_seconds: 3600,
-            entries: vec![Entry {
-                rollout: "test".into(),
-                state: serde_json::from_value::<RolloutState>(state.into()).unwrap(),
-                priority: 0,
-                release,
-                salt: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into(),
-                threshold_bp,
-                rules: Vec::new(),
-                holds: Vec::new(),
-                window: None,
-                urls: Vec::new(),
-            }],
-            crit: Vec::new(),
-        };
-        self.write("approvals/eu-west/stable.dsse.json", &signed(APPROVAL_TYPE, &approval.to_bytes().unwrap()));
-    }
-
-    /// The server loses a file or folder.
-    pub fn unpublish(&self, path: &str) {
-        let path = self.tree.path().join(path);
-        fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path)).unwrap();
-    }
-
-    fn write(&self, path: &str, bytes: &[u8]) {
-        let path = self.tree.path().join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
     }
 
     pub fn bus_address(&self) -> &str {
@@ -449,21 +366,4 @@ fn bus(folder: &tempfile::TempDir, owning: &str) -> (Child, String) {
     let mut address = String::new();
     BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
     (daemon, address.trim().to_owned())
-}
-
-fn trust_root() -> bundle::trust::TrustRoot {
-    let mut trust = site::trust();
-    let role: Role = trust.roles.release.clone();
-    trust.regions = BTreeMap::from([("eu-west".to_owned(), Region { approve: role })]);
-    trust
-}
-
-fn signed(kind: &str, payload: &[u8]) -> Vec<u8> {
-    let mut envelope = Envelope::new(kind, payload.to_vec());
-    envelope.sign(&site::key()).unwrap();
-    envelope.to_bytes().unwrap()
-}
-
-fn channel_release(release: ReleaseRef, size: u64, file: String) -> ChannelRelease {
-    ChannelRelease { release, size, urls: vec![file], deltas: Vec::new() }
 }
