@@ -19,6 +19,17 @@ fn shop() -> Workshop {
     shop
 }
 
+/// The same, and from then on two keys must sign: `two.json`.
+fn two_must_sign() -> Workshop {
+    let shop = shop();
+    shop.ok(&["keygen", "--out", "keys/second"]);
+    let more = ["--add-release", "keys/second.pub.pem", "--release-threshold", "2"];
+    let rotate = ["trust", "rotate", "trust.dsse.json", "--out", "two.json", "--root-key", "keys/root.pem"];
+    shop.ok(&[&rotate[..], &more].concat());
+    shop.ok(&["sign", "a.bundle", "--key", "keys/second.pem"]);
+    shop
+}
+
 fn publish<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&PUBLISH[..], &["--key", "keys/release.pem"], more].concat()
 }
@@ -99,12 +110,7 @@ fn an_index_that_was_lost_does_not_begin_again() {
 
 #[test]
 fn after_a_change_of_keys_the_missing_signature_is_asked_for_and_helps() {
-    let shop = shop();
-    shop.ok(&["keygen", "--out", "keys/second"]);
-    let more = ["--add-release", "keys/second.pub.pem", "--release-threshold", "2"];
-    let rotate = ["trust", "rotate", "trust.dsse.json", "--out", "two.json", "--root-key", "keys/root.pem"];
-    shop.ok(&[&rotate[..], &more].concat());
-    shop.ok(&["sign", "a.bundle", "--key", "keys/second.pem"]);
+    let shop = two_must_sign();
     let both = publish(&["--key", "keys/second.pem", "--trust", "two.json"]);
     let told = shop.refused(&both, "threshold_not_met");
     let sign = format!("bundle-tool sign {INDEX} --expect channel --trust TRUST --key KEY.pem");
@@ -124,12 +130,7 @@ fn after_a_change_of_keys_the_missing_signature_is_asked_for_and_helps() {
 
 #[test]
 fn what_waits_for_signatures_is_not_lost_to_an_index_that_does_not_count() {
-    let shop = shop();
-    shop.ok(&["keygen", "--out", "keys/second"]);
-    let more = ["--add-release", "keys/second.pub.pem", "--release-threshold", "2"];
-    let rotate = ["trust", "rotate", "trust.dsse.json", "--out", "two.json", "--root-key", "keys/root.pem"];
-    shop.ok(&[&rotate[..], &more].concat());
-    shop.ok(&["sign", "a.bundle", "--key", "keys/second.pem"]);
+    let shop = two_must_sign();
     set(&shop, "stranger", 57);
     let next = INDEX.replace("channel.dsse", "channel.next.dsse");
     // The keys are in hardware modules.

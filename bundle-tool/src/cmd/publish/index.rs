@@ -62,14 +62,19 @@ pub fn load(path: &Path, name: &str, keys: &KeySet, threshold: usize) -> Result<
     }
     let read = || -> Result<Channel> {
         let verified = Envelope::parse(&files::document(path)?)?.verify(CHANNEL_TYPE, keys, threshold)?;
-        let channel = Channel::parse(&verified.payload)?;
-        ensure_own(path, "channel", name, &channel.channel)?;
-        Ok(channel)
+        own(path, name, &verified.payload)
     };
     read().map(Some).map_err(|error| {
         let advice = advice(path, &error);
         error.context(format!("the channel index {} ({advice})", path.display()))
     })
+}
+
+/// The index, when it is of that channel.
+fn own(path: &Path, name: &str, payload: &[u8]) -> Result<Channel> {
+    let channel = Channel::parse(payload)?;
+    ensure_own(path, "channel", name, &channel.channel)?;
+    Ok(channel)
 }
 
 /// What helps. After a change of keys that is a signature: a new index would not name the releases before.
@@ -90,10 +95,8 @@ fn advice(path: &Path, error: &anyhow::Error) -> String {
 /// The version of an index whose signature means nothing.
 fn unverified(path: &Path, name: &str) -> Result<u64> {
     let read = || -> Result<u64> {
-        let channel = Channel::parse(&Envelope::parse(&files::document(path)?)?.payload)?;
         // How far ours had come, another channel's index does not tell.
-        ensure_own(path, "channel", name, &channel.channel)?;
-        Ok(channel.version)
+        Ok(own(path, name, &Envelope::parse(&files::document(path)?)?.payload)?.version)
     };
     let what = || format!("{}: its version can not be told; say one above it with --channel-version N", path.display());
     let version = read().with_context(what)?;
