@@ -7,7 +7,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
-use serde_json::json;
 
 use crate::agent::Agent;
 use crate::bootstate::{GRUBENV, UBOOT_ENV};
@@ -48,8 +47,7 @@ const QUESTIONS: &[(&str, &str)] = &[
 pub fn of_machine(machine: &Machine, folder: &Path) {
     let events: Vec<_> = machine.qmp().events().iter().map(ToString::to_string).collect();
     note(folder, "qmp-events.jsonl", Ok(events.join("\n").into_bytes()));
-    let registers = machine.qmp().command("human-monitor-command", json!({"command-line": "info registers -a"}));
-    note(folder, "registers.txt", registers.map(|text| text.as_str().unwrap_or_default().into()));
+    note(folder, "registers.txt", machine.qmp().registers().map(String::into_bytes));
     let agent = machine.agent();
     if agent.wait(Duration::from_secs(10)).is_err() {
         note(folder, "agent.txt", Ok(b"the guest agent did not answer\n".to_vec()));

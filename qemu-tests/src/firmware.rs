@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::json;
 
+use crate::qemu::Spec;
 use crate::qmp::Qmp;
 
 /// What firmware needs on a busy machine is a tenth of this.
@@ -36,17 +37,25 @@ pub struct Watchdog {
 impl Watchdog {
     /// For a machine that is switched on now, or goes on from a kept state.
     #[must_use]
-    pub fn new(resumed: bool, serial: &Path) -> Self {
-        let from = length(serial);
-        Self { reset: (!resumed).then_some(0), from, seen: from, since: Instant::now(), bites: 0, silence: SILENCE }
+    pub fn new(spec: &Spec) -> Self {
+        let from = length(&spec.serial_log());
+        Self {
+            reset: spec.resume.is_none().then_some(0),
+            from,
+            seen: from,
+            since: Instant::now(),
+            bites: 0,
+            silence: SILENCE,
+        }
     }
 
     /// Looks; resets a machine whose firmware hangs.
     ///
     /// # Errors
     /// QEMU does not answer.
-    pub fn look(&mut self, name: &str, dir: &Path, serial: &Path, qmp: &Qmp) -> Result<()> {
-        let (resets, length) = (qmp.count("RESET"), length(serial));
+    pub fn look(&mut self, spec: &Spec, qmp: &Qmp) -> Result<()> {
+        let serial = spec.serial_log();
+        let (resets, length) = (qmp.count("RESET"), length(&serial));
         if resets > self.reset.unwrap_or(0) {
             // What is printed between the reset and this look counts as before: then it is not silent.
             (self.reset, self.from) = (Some(resets), self.seen.min(length));
@@ -57,18 +66,19 @@ impl Watchdog {
         if self.reset.is_none() || self.since.elapsed() < self.silence || self.bites >= MOST_BITES {
             return Ok(());
         }
-        let log = std::fs::read(serial)?;
+        let log = std::fs::read(&serial)?;
         if !only_firmware(log.get(usize::try_from(self.from)?..).unwrap_or_default()) {
             return Ok(());
         }
         self.bites += 1;
-        let registers = qmp.command("human-monitor-command", json!({"command-line": "info registers -a"}))?;
-        std::fs::write(dir.join(HUNG), registers.as_str().unwrap_or_default())?;
+        let hung = spec.dir.join(HUNG);
+        std::fs::write(&hung, qmp.registers()?)?;
         eprintln!(
-            "NOTE: {name}: the emulated firmware hung for {} s after a reset, before any boot loader spoke; reset once more \
+            "NOTE: {}: the emulated firmware hung for {} s after a reset, before any boot loader spoke; reset once more \
              (registers: {})",
+            spec.name,
             self.silence.as_secs(),
-            dir.join(HUNG).display()
+            hung.display()
         );
         qmp.command("system_reset", json!({})).map(drop)
     }

@@ -50,7 +50,7 @@ impl Machine {
             resume(&qmp)?;
         }
         let agent = Agent::new(&spec.dir.join("qga"));
-        let watchdog = Watchdog::new(spec.resume.is_some(), &spec.dir.join("serial.log"));
+        let watchdog = Watchdog::new(&spec);
         let child = guard.0.take().context("QEMU is gone")?;
         Ok(Self { spec, child, qmp, agent, watchdog })
     }
@@ -76,7 +76,7 @@ impl Machine {
     /// Everything the serial console printed, all boots since the first start.
     #[must_use]
     pub fn serial_log(&self) -> PathBuf {
-        self.spec.dir.join("serial.log")
+        self.spec.serial_log()
     }
 
     /// Socket of the serial console, for people.
@@ -103,7 +103,7 @@ impl Machine {
     /// QEMU has ended.
     pub fn alive(&mut self) -> Result<()> {
         match self.child.try_wait()? {
-            None => self.watchdog.look(&self.spec.name, &self.spec.dir, &self.serial_log(), &self.qmp),
+            None => self.watchdog.look(&self.spec, &self.qmp),
             Some(status) => Err(anyhow!("QEMU ended ({status}): {}", said(&self.spec.dir))),
         }
     }

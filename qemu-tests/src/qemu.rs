@@ -67,6 +67,12 @@ impl Spec {
         self.dir.join("disk.qcow2")
     }
 
+    /// Everything the serial console printed, all boots since the first start.
+    #[must_use]
+    pub fn serial_log(&self) -> PathBuf {
+        self.dir.join("serial.log")
+    }
+
     pub(crate) fn vars(&self) -> PathBuf {
         self.dir.join("vars.fd")
     }
@@ -182,7 +188,7 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>> {
     add(&["-chardev", &socket("qmp"), "-mon", "chardev=qmp,mode=control"]);
     add(&["-device", "virtio-serial-pci", "-chardev", &socket("qga")]);
     add(&["-device", "virtserialport,chardev=qga,name=org.qemu.guest_agent.0"]);
-    let log = format!(",logfile={dir}/serial.log,logappend=on");
+    let log = format!(",logfile={},logappend=on", spec.serial_log().display());
     add(&["-chardev", &(socket("console") + &log), "-serial", "chardev:console"]);
     if let Some(state) = &spec.resume {
         add(&["-incoming", &format!("exec:cat '{}'", state.join("ram").display())]);

@@ -96,6 +96,15 @@ impl Qmp {
         }
     }
 
+    /// The registers of all processors, as QEMU's monitor shows them.
+    ///
+    /// # Errors
+    /// As [`Qmp::command`].
+    pub fn registers(&self) -> Result<String> {
+        let shown = self.command("human-monitor-command", json!({"command-line": "info registers -a"}))?;
+        Ok(shown.as_str().unwrap_or_default().to_owned())
+    }
+
     /// How often an event of this name arrived since the start.
     #[must_use]
     pub fn count(&self, event: &str) -> usize {
