@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -23,6 +23,8 @@ use crate::wait::{Deadline, Look, until};
 const SYNC: Duration = Duration::from_secs(4);
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(60);
+/// The most that is read of a file, bytes.
+const SMALL: u32 = 64 << 10;
 /// How long a patient caller waits for an agent that is silent: a guest that writes an image on a busy host does not
 /// come to answer for seconds, and that is no failure of what is tested.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -162,12 +164,14 @@ impl Agent {
         Ok(Started { session, what: format!("{argv:?}"), pid })
     }
 
-    /// Reads a file of the guest.
+    /// Reads a small file of the guest, without a program: an emulated guest starts one in the time of a dozen such
+    /// reads.
     ///
     /// # Errors
-    /// No agent, or the file can not be read.
-    pub fn read_file(&self, path: &str) -> Result<String> {
-        self.exec(&["/bin/cat", "--", path], ANSWER)?.ok().with_context(|| format!("read {path} in the guest"))
+    /// No agent, or the file can not be read, or has more than 64 KiB.
+    pub fn read_file(&self, path: &str) -> Result<Vec<u8>> {
+        let mut session = self.session()?;
+        read_open(&mut session, path).with_context(|| format!("read {path} in the guest"))
     }
 
     /// Writes a file of the guest, replacing it, and syncs it.
@@ -186,7 +190,8 @@ impl Agent {
     /// # Errors
     /// No agent.
     pub fn boot_id(&self) -> Result<String> {
-        Ok(self.read_file("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+        let id = self.read_file("/proc/sys/kernel/random/boot_id")?;
+        Ok(String::from_utf8(id).context("the boot id is not text")?.trim().to_owned())
     }
 
     /// Waits until the agent answers.
@@ -234,6 +239,22 @@ fn ask(session: &mut JsonLines, name: &str, arguments: Value) -> Result<Value> {
     }
 }
 
+/// Opens, reads and closes a file in the guest.
+fn read_open(session: &mut JsonLines, path: &str) -> Result<Vec<u8>> {
+    #[derive(Deserialize)]
+    struct Read {
+        eof: bool,
+        #[serde(rename = "buf-b64")]
+        data: String,
+    }
+    let handle = ask(session, "guest-file-open", json!({"path": path, "mode": "r"}))?;
+    let answer = ask(session, "guest-file-read", json!({"handle": &handle, "count": SMALL}));
+    ask(session, "guest-file-close", json!({"handle": handle}))?;
+    let read: Read = serde_json::from_value(answer?)?;
+    ensure!(read.eof, "it has more than {SMALL} bytes");
+    Ok(STANDARD.decode(read.data)?)
+}
+
 fn text(data: Option<String>) -> Result<String> {
     let bytes = STANDARD.decode(data.unwrap_or_default()).context("captured output is not base64")?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -245,8 +266,9 @@ mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::os::unix::net::UnixListener;
 
-    /// An agent that first spits out the tail of an older answer, then serves one connection.
-    fn fake(listener: UnixListener) {
+    /// An agent that first spits out the tail of an older answer, then serves one connection; whether a file is read
+    /// whole at once.
+    fn fake(listener: &UnixListener, whole: bool) {
         let (stream, _) = listener.accept().unwrap();
         let mut out = stream.try_clone().unwrap();
         out.write_all(b"\"tail of an old answer\"}\n").ok();
@@ -263,6 +285,9 @@ mod tests {
                     json!({"exited": false})
                 }
                 "guest-exec-status" => json!({"exited": true, "exitcode": 3, "out-data": "aGk="}),
+                "guest-file-open" => json!(1000),
+                "guest-file-read" => json!({"count": 2, "eof": whole, "buf-b64": "aGk="}),
+                "guest-file-close" => json!({}),
                 other => panic!("unexpected {other}"),
             };
             out.write_all(b"\xff").unwrap();
@@ -275,10 +300,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("qga");
         let listener = UnixListener::bind(&path).unwrap();
-        let far = thread::spawn(move || fake(listener));
+        let far = thread::spawn(move || fake(&listener, true));
         let output = Agent::new(&path).exec(&["/bin/x"], Duration::from_secs(10)).unwrap();
         assert_eq!(output, Output { code: Some(3), stdout: "hi".into(), stderr: String::new() });
         assert!(output.ok().unwrap_err().to_string().contains("exit code Some(3)"));
+        far.join().unwrap();
+    }
+
+    #[test]
+    fn a_file_is_read_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qga");
+        let listener = UnixListener::bind(&path).unwrap();
+        let far = thread::spawn(move || [true, false].map(|whole| fake(&listener, whole)));
+        assert_eq!(Agent::new(&path).read_file("/x").unwrap(), b"hi");
+        let told = format!("{:#}", Agent::new(&path).read_file("/x").unwrap_err());
+        assert!(told.contains("/x") && told.contains("65536"), "{told}");
         far.join().unwrap();
     }
 
@@ -291,7 +328,7 @@ mod tests {
             // A guest that does not come to answer, then one that does; what the impatient one meets is the first.
             drop(listener.accept().unwrap());
             drop(listener.accept().unwrap());
-            fake(listener);
+            fake(&listener, true);
         });
         let agent = Agent::new(&path);
         assert!(agent.exec(&["/bin/x"], Duration::from_secs(10)).is_err());

@@ -13,8 +13,10 @@ use anyhow::{Result, bail};
 /// Pause between two looks. Short against a boot, long against a call to the guest agent.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Pause between two looks that run programs in an emulated guest.
-const SLOW_POLL: Duration = Duration::from_secs(1);
+/// Shortest and longest pause between two looks that run programs in an emulated guest.
+const SLOW_POLL: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+/// Between them it is this many times as long as the look before it: a guest has better things to do than to answer.
+const PAUSE_PER_LOOK: u32 = 3;
 
 /// What one look saw.
 #[derive(Debug)]
@@ -73,7 +75,7 @@ impl Deadline {
 /// # Errors
 /// The deadline passed (the text holds `what` and what was seen last), or a look was hopeless.
 pub fn until<T>(what: impl fmt::Display, within: Duration, look: impl FnMut() -> Look<T>) -> Result<T> {
-    poll(what, within, POLL, look)
+    poll(what, within, |_| POLL, look)
 }
 
 /// As [`until`], for looks that cost the guest something.
@@ -81,19 +83,31 @@ pub fn until<T>(what: impl fmt::Display, within: Duration, look: impl FnMut() ->
 /// # Errors
 /// As [`until`].
 pub fn until_slowly<T>(what: impl fmt::Display, within: Duration, look: impl FnMut() -> Look<T>) -> Result<T> {
-    poll(what, within, SLOW_POLL, look)
+    poll(what, within, pause_after, look)
 }
 
-fn poll<T>(what: impl fmt::Display, within: Duration, pause: Duration, mut look: impl FnMut() -> Look<T>) -> Result<T> {
+/// The pause after a look that took this long.
+fn pause_after(look: Duration) -> Duration {
+    let [shortest, longest] = SLOW_POLL;
+    (look * PAUSE_PER_LOOK).clamp(shortest, longest)
+}
+
+fn poll<T>(
+    what: impl fmt::Display,
+    within: Duration,
+    pause: impl Fn(Duration) -> Duration,
+    mut look: impl FnMut() -> Look<T>,
+) -> Result<T> {
     let deadline = Deadline::after(within);
     loop {
+        let began = Instant::now();
         let last = match look() {
             Look::Done(value) => return Ok(value),
             Look::Hopeless(e) => return Err(e.context(format!("while waiting for {what}"))),
             Look::NotYet(seen) => seen,
         };
         match deadline.left() {
-            Some(left) => thread::sleep(left.min(pause)),
+            Some(left) => thread::sleep(left.min(pause(began.elapsed()))),
             None => bail!("waited {} s for {what}; last seen: {last}", within.as_secs_f32()),
         }
     }
@@ -119,6 +133,12 @@ mod tests {
         });
         let text = e.unwrap_err().to_string();
         assert!(text.contains("the moon") && text.contains(&format!("cloud {n}")), "{text}");
+    }
+
+    #[test]
+    fn a_slow_guest_is_asked_less_often() {
+        let after = |look| pause_after(Duration::from_millis(look)).as_millis();
+        assert_eq!([10, 500, 4000].map(after), [1000, 1500, 3000]);
     }
 
     #[test]
