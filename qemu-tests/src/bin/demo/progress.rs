@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// Where no line can move, one this often is enough to see that it goes on.
-const PLAIN_EVERY: Duration = Duration::from_secs(5);
+const PLAIN_EVERY: Duration = Duration::from_secs(3);
 /// Characters of the bar.
 const WIDTH: usize = 28;
 

@@ -167,18 +167,21 @@ impl Demo<'_> {
             if let Err(e) = self.machine.alive() {
                 return Look::Hopeless(e);
             }
-            let asked = Facts::ask(self.machine.agent()).and_then(|f| Ok((f, device::status(self.machine.agent())?)));
+            let agent = self.machine.agent();
+            // Where it runs is asked when nothing is under way any more: until then the progress is what counts.
+            let asked = device::status(agent).and_then(|status| {
+                let idle = status.get("state").and_then(Value::as_str).is_some_and(device::settled);
+                Ok((idle.then(|| Facts::ask(agent)).transpose()?, status))
+            });
             let Ok((facts, status)) = asked else {
                 progress.show(Moment { phase: "restarting".into(), ..Moment::default() });
                 return Look::NotYet("restarting".into());
             };
             progress.show(Moment::of(&status));
-            let state = status.get("state").and_then(Value::as_str).unwrap_or_default();
-            let settled = device::settled(state) && facts.confirmed();
-            if settled && facts.slot == ending.slot && facts.version == ending.version {
-                return Look::Done(());
+            match facts {
+                Some(f) if f.confirmed() && f.slot == ending.slot && f.version == ending.version => Look::Done(()),
+                facts => Look::NotYet(format!("{:?}, {facts:?}", status.get("state"))),
             }
-            Look::NotYet(format!("{state}, slot {}, version {}", facts.slot, facts.version))
         });
         progress.end();
         outcome
