@@ -21,6 +21,7 @@ pub mod qemu;
 pub mod qmp;
 pub mod run;
 pub mod scenario;
+pub mod scratch;
 pub mod seed;
 pub mod server;
 pub mod site;

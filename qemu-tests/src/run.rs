@@ -25,6 +25,7 @@ use crate::invariants::{DiskFacts, Sums, World, check_all};
 use crate::machine::Machine;
 use crate::qemu::Spec;
 use crate::scenario::{FACTORY, FIRST, Scenario, patience};
+use crate::scratch::Scratch;
 use crate::seed;
 use crate::server::{Count, Server};
 use crate::site::Site;
@@ -39,8 +40,7 @@ pub struct Run<'a> {
     site: &'a Site,
     scenario: &'a Scenario,
     name: &'a str,
-    // Removed with the value.
-    dir: tempfile::TempDir,
+    dir: Scratch,
     server: Server,
     workshop: Workshop<'a>,
     /// The appliance that the present step is about.
@@ -76,7 +76,7 @@ pub fn run(site: &Site, name: &str, scenario: &Scenario) -> Result<()> {
 
 /// Prepares folder, server and disk.
 fn start<'a>(site: &'a Site, name: &'a str, scenario: &'a Scenario) -> Result<Run<'a>> {
-    let dir = tempfile::Builder::new().prefix("flipside-vm-").tempdir()?;
+    let dir = Scratch::new("flipside-vm-")?;
     let www = dir.path().join("www");
     let state = dir.path().join("state");
     if scenario.from != FACTORY {
