@@ -133,6 +133,8 @@ pub struct Said {
     pub status: Result<Value>,
     /// `flipside history --json`, or why it could not be had.
     pub history: Result<Value>,
+    /// The copies of the journal that are there, by name.
+    pub journal: Vec<(String, Option<Vec<u8>>)>,
     /// Most memory the running daemon had, KiB; `None` when it had left.
     pub memory_kib: Option<u64>,
     /// Programs the kernel killed for want of memory, the most that was seen in one boot.
@@ -204,7 +206,19 @@ pub fn power_loss_safe(disk: &DiskFacts, sums: &Sums) -> Result<()> {
 }
 
 fn invariant_01_booted_slot_is_whole(world: &World) -> Result<()> {
-    world.after.release(&world.said.facts.slot, world.sums).map(|_| ())
+    world.after.release(&world.said.facts.slot, world.sums)?;
+    // Nor does a write begin while the booted slot is on trial: a trial ends before.
+    let mut on_trial = None;
+    for outcome in outcomes(&world.said) {
+        let version = outcome.pointer("/release/version").and_then(Value::as_str).unwrap_or_default();
+        match (kind(outcome), on_trial) {
+            ("trial", _) => on_trial = Some(version),
+            ("healthy" | "rolled_back", _) => on_trial = None,
+            ("started", Some(trial)) => bail!("a write of {version} began while {trial} was on trial"),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A block that no release has at its place came from somewhere else. Old and new may be mixed: an install that was
@@ -331,9 +345,10 @@ fn invariant_10_memory_is_bounded(world: &World) -> Result<()> {
 }
 
 fn invariant_11_reasons_are_codes(world: &World) -> Result<()> {
-    let Ok(history) = &world.said.history else { return Ok(()) };
     let mut reasons = Vec::new();
-    collect("reason", history, &mut reasons);
+    for told in [&world.said.history, &world.said.status].into_iter().flatten() {
+        collect("reason", told, &mut reasons);
+    }
     for reason in reasons.iter().filter(|r| !r.is_null()) {
         let code = reason.as_str().with_context(|| format!("a reason that is no text: {reason}"))?;
         let known = serde_json::from_value((*reason).clone()).unwrap_or(Reason::Unknown);
@@ -352,6 +367,26 @@ fn invariant_12_journal_is_readable(world: &World) -> Result<()> {
             bail!("flipside {name}: {e:#}");
         }
     }
+    for (name, copy) in world.said.journal.iter().filter_map(|(name, copy)| Some((name, copy.as_ref()?))) {
+        whole_copy(copy).with_context(|| format!("{name} on the device"))?;
+    }
+    Ok(())
+}
+
+/// A copy of the journal is a line `flipside-copy 1 GENERATION LENGTH SHA256` and then the bytes; the digest is that of
+/// the generation (8 bytes, big-endian) and the bytes. Read here without the updater's code.
+fn whole_copy(copy: &[u8]) -> Result<()> {
+    let mut halves = copy.splitn(2, |byte| *byte == b'\n');
+    let head = String::from_utf8_lossy(halves.next().unwrap_or_default());
+    let body = halves.next().context("no head line")?;
+    let ["flipside-copy", "1", generation, length, digest] = head.split(' ').collect::<Vec<_>>()[..] else {
+        bail!("an odd head line: {head}");
+    };
+    ensure!(length.parse() == Ok(body.len()), "{length} bytes are told, {} are there", body.len());
+    let summed = [&generation.parse::<u64>()?.to_be_bytes(), body].concat();
+    ensure!(sha256(&mut summed.as_slice())? == digest, "the checksum is wrong");
+    let document: Value = serde_json::from_slice(body)?;
+    ensure!(document.get("format").is_some_and(Value::is_u64), "no format is told");
     Ok(())
 }
 

@@ -120,6 +120,20 @@ impl Machine {
         })
     }
 
+    /// Waits until the firmware has handed over since the power came on: boot loader or kernel speaks.
+    ///
+    /// # Errors
+    /// None within the time, or QEMU ended.
+    pub fn wait_hand_over(&mut self, within: Duration) -> Result<()> {
+        until("a boot loader or a kernel to speak", within, || {
+            match (self.alive(), self.watchdog.handed_over(&self.spec)) {
+                (Err(e), _) | (_, Err(e)) => Look::Hopeless(e),
+                (Ok(()), Ok(true)) => Look::Done(()),
+                (Ok(()), Ok(false)) => Look::NotYet("firmware".into()),
+            }
+        })
+    }
+
     /// Waits for a guest that answers and whose boot id is not `old`; returns the new id.
     ///
     /// # Errors

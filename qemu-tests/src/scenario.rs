@@ -193,7 +193,7 @@ pub struct Condition {
     pub slot: Option<String>,
     /// Is the booted slot's boot entry without a counter?
     pub confirmed: Option<bool>,
-    /// `VERSION` the demo application of the booted system tells.
+    /// Version of the demo application that is installed in the booted system; whether it is well, health checks tell.
     pub version: Option<String>,
     /// State the updater tells over D-Bus.
     pub state: Option<String>,
@@ -299,6 +299,10 @@ impl Scenario {
             bail!("no variants: it would never run");
         }
         scenario.check_machines()?;
+        let idle = |line: &&Line| matches!(&line.step, Step::PowerCut(cut) if cut.in_boot == (cut.until != Condition::default()));
+        if let Some(cut) = scenario.steps.iter().find(idle) {
+            bail!("a power cut waits for `until` or for `in_boot`: {cut}");
+        }
         if let Some(stray) = scenario.by_default.iter().flatten().find(|v| !scenario.variants.contains(v)) {
             bail!("by_default names {stray}, variants does not");
         }

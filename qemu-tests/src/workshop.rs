@@ -41,6 +41,8 @@ pub struct Published {
     pub path: String,
     /// Size of the bundle, bytes.
     pub size: u64,
+    /// Is it genuine, and for this very appliance? What is not must never be in a slot, whoever approved it.
+    pub fit: bool,
 }
 
 /// A served tree, and who fills it.
@@ -99,7 +101,14 @@ impl<'a> Workshop<'a> {
         let url = told.get("url").and_then(Value::as_str).context("publish tells no url")?;
         key.clone_into(&mut self.channel_key);
         let size = fs::metadata(&bundle)?.len();
-        Ok(Published { release: release.name.clone(), path: format!("/{url}"), size })
+        if let Some(forger) = &how.forged_with {
+            let served = self.www.join(url);
+            fs::remove_file(&served)?;
+            fs::copy(self.bundle(release, &Publish { key: forger.clone(), ..how.clone() })?, served)?;
+        }
+        let genuine = key == self.release_key && how.forged_with.is_none();
+        let fit = genuine && how.compatible.is_none() && how.hardware.is_none();
+        Ok(Published { release: release.name.clone(), path: format!("/{url}"), size, fit })
     }
 
     /// Lets the region say something about a published release.

@@ -1,6 +1,6 @@
 //! Runs the scenario files in `scenarios/`, each as a test named `<variant>::<file>`.
 //!
-//! `cargo test -p qemu-tests --test vm -- power_cut` runs those whose name contains the word. Three machines at a time
+//! `cargo test -p qemu-tests --test vm -- power-cut` runs those whose name contains the word. Three machines at a time
 //! unless told otherwise: an emulated guest keeps a processor busy, and one of them waits for a watchdog or a deadline.
 //!
 //! What `by_default` of a scenario leaves out is "ignored" in the words of Rust's test runners: shown, not run, unless
@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use qemu_tests::run;
 use qemu_tests::scenario::load_all;
 use qemu_tests::site::Site;
+use qemu_tests::{firmware, run};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -46,10 +46,21 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials);
     if !arguments.list {
         let (scenarios, boots) = run::totals();
-        eprintln!("{scenarios} scenarios passed, {boots} boots, {} s\n", start.elapsed().as_secs());
+        let hung = match firmware::bites() {
+            0 => String::new(),
+            n => format!(", {n} machines whose emulated firmware hung were reset (NOTE above)"),
+        };
+        eprintln!("{scenarios} scenarios passed, {boots} boots, {} s{hung}\n", start.elapsed().as_secs());
     }
     if !arguments.include_ignored && !arguments.ignored && !arguments.list && conclusion.num_ignored > 0 {
         tell_left_out(&left_out);
+    }
+    if conclusion.num_passed + conclusion.num_failed == 0 && !arguments.list {
+        eprintln!(
+            "no scenario has {:?} in its name; `cargo test -p qemu-tests --test vm -- --list` tells all",
+            arguments.filter
+        );
+        return ExitCode::FAILURE;
     }
     conclusion.exit_code()
 }

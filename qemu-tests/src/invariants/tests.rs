@@ -30,6 +30,13 @@ fn disk(entries: &[(&str, u32)], a: &str, b: &str) -> DiskFacts {
     DiskFacts { entries: entries.collect(), slots: [("a".into(), slot(a)), ("b".into(), slot(b))].into() }
 }
 
+/// A copy of a journal; the digest is that of generation 7.
+fn copy(generation: u64) -> Vec<u8> {
+    let body = b"{\"format\":1}";
+    let digest = sha256(&mut [&7_u64.to_be_bytes()[..], body].concat().as_slice()).unwrap();
+    [format!("flipside-copy 1 {generation} {} {digest}\n", body.len()).as_bytes(), body].concat()
+}
+
 /// An appliance that went from v1 on a to v2 on b.
 fn well(sums: &Sums) -> World<'_> {
     World {
@@ -40,6 +47,7 @@ fn well(sums: &Sums) -> World<'_> {
             facts: Facts { boot_id: "1".into(), slot: "b".into(), entries: vec![], version: "2".into(), oom_kills: 0 },
             status: Ok(json!({"state": "trying", "booted_slot": "b"})),
             history: Ok(json!([{"reason": "health_failed"}, {"deep": {"reason": null}}])),
+            journal: vec![("journal.0".into(), Some(copy(7))), ("journal.1".into(), None)],
             memory_kib: Some(9000),
             oom_kills: 0,
         },
@@ -112,7 +120,17 @@ fn each_break_is_seen() {
     assert_eq!(broken(|w| w.said.memory_kib = Some(1 << 20)), ["10"]);
     assert_eq!(broken(|w| w.said.oom_kills = 1), ["10"]);
     assert_eq!(broken(|w| w.said.history = Ok(json!([{"reason": "internal"}]))), ["11"]);
+    assert_eq!(broken(|w| w.said.status.as_mut().unwrap()["waiting"] = json!({"reason": "internal"})), ["11"]);
     assert_eq!(broken(|w| w.said.history = Err(anyhow!("no"))), ["12"]);
+    assert_eq!(broken(|w| w.said.journal[0].1 = Some(copy(8))), ["12"]);
+    assert_eq!(broken(|w| w.said.journal[0].1.as_mut().unwrap().truncate(70)), ["12"]);
+    let begun = |ended: &str| {
+        let kinds = ["trial", ended, "started"];
+        let outcomes = kinds.map(|kind| json!({"kind": kind, "reason": "network", "release": {"version": "2.0.0"}}));
+        json!({"outcomes": outcomes})
+    };
+    assert_eq!(broken(|w| w.said.history = Ok(begun("deferred"))), ["01"]);
+    assert!(broken(|w| w.said.history = Ok(begun("healthy"))).is_empty());
 }
 
 #[test]

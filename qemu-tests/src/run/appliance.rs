@@ -98,11 +98,15 @@ impl Appliance {
         let memory = "p=$(pidof flipside) && for i in $p; do grep VmHWM /proc/$i/status; done | sort -k2n | tail -n 1";
         let peak = agent.shell(memory, SYNCED)?.stdout;
         let facts = Facts::ask(agent)?;
+        // Whole or not there, at any moment: they are replaced by renaming.
+        let journal = ["journal.0", "journal.1"];
+        let journal = journal.map(|name| (name.to_owned(), agent.read_file(&format!("/var/lib/flipside/{name}")).ok()));
         Ok(Said {
             oom_kills: self.oom_kills.max(facts.oom_kills),
             facts,
             status: device::status(agent),
             history: device::history(agent),
+            journal: journal.into(),
             memory_kib: peak.split_whitespace().nth(1).and_then(|n| n.parse().ok()),
         })
     }

@@ -6,12 +6,13 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use super::start;
-use crate::disk::sha256;
-use crate::qemu::arguments;
+use crate::disk::{run, sha256};
+use crate::qemu::{arguments, firmware_code};
 use crate::scenario::{FACTORY, Scenario, load_all};
 use crate::site::{RELEASE_FILES, Site};
 
@@ -101,8 +102,10 @@ fn lock(site: &Site, state: &str) -> Result<File> {
 /// Where a state is kept: its name says by what it was shaped.
 fn place(site: &Site, all: &[Named], state: &str) -> Result<PathBuf> {
     let mut shaped = plan(all, state)?;
-    // QEMU can read its own state only into the same machine.
+    // QEMU can read its own state only into the same machine, and the firmware's is in it.
     shaped += &format!("{:?}", arguments(&site.spec("x", Path::new("/"), Path::new("/")))?);
+    shaped += &String::from_utf8_lossy(&run(Command::new("qemu-system-x86_64").arg("--version"))?);
+    shaped += &sha256(&mut File::open(firmware_code(site.firmware())?)?)?;
     shaped += &sha256(&mut File::open(site.factory_disk())?.take(HEAD))?;
     for release in site.releases() {
         for file in RELEASE_FILES {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::Run;
-use crate::agent::{Agent, Output};
+use crate::agent::Agent;
 use crate::device;
 use crate::disk::{Disk, zero};
 use crate::invariants::{DiskFacts, Sums};
@@ -31,7 +31,7 @@ impl Run<'_> {
             Step::Boot(within) => self.boot(*within),
             Step::Timer { every } => device::set_timer(&self.agent()?, *every),
             Step::Look {} => self.look_for_updates(),
-            Step::Check(check) => self.check(check).map(|_| ()),
+            Step::Check(check) => self.check(check),
             Step::Wait(wait) => self.wait_for(&wait.until, Duration::from_secs(wait.within)),
             Step::Expect(condition) => self.expect(condition),
             Step::PowerCut(cut) => self.power_cut(cut),
@@ -75,7 +75,8 @@ impl Run<'_> {
     fn approve(&mut self, approve: &Approve) -> Result<()> {
         let release = self.site.release(&approve.release)?;
         self.workshop.approve(release, approve)?;
-        let rolls = approve.key == "region" && approve.state == "rolling";
+        let published = self.published.iter().rev().find(|p| p.release == approve.release);
+        let rolls = approve.key == "region" && approve.state == "rolling" && published.is_none_or(|p| p.fit);
         for appliance in iter::once(&mut self.here).chain(&mut self.others) {
             if rolls && approve.percent > u32::from(appliance.bucket.unwrap_or(0)) {
                 appliance.approved.insert(approve.release.clone());
@@ -103,21 +104,25 @@ impl Run<'_> {
         device::flipside(&self.agent()?, &["check"], PATIENCE)?.ok().map(|_| ())
     }
 
-    fn check(&mut self, check: &Check) -> Result<Output> {
+    fn check(&mut self, check: &Check) -> Result<()> {
         let within = Duration::from_secs(check.within);
-        let output = device::flipside(&self.agent()?, &["check", "--wait"], within)?;
-        let told = format!("exit code {:?}, {}{}", output.code, output.stdout.trim(), output.stderr.trim());
+        let output = device::flipside(&self.agent()?, &["check", "--wait", "--json"], within)?;
+        let last: Value = serde_json::from_str(output.stdout.lines().last().unwrap_or_default()).unwrap_or_default();
+        let told = format!("exit code {:?}, {last}{}", output.code, output.stderr.trim());
         ensure!(output.code == Some(check.code), "expected exit code {}, got {told}", check.code);
         if let Some(reason) = &check.reason {
-            let words = |text: &str| text.split(|c: char| !c.is_ascii_lowercase() && c != '_').any(|w| w == reason);
-            ensure!(words(&output.stdout) || words(&output.stderr), "expected reason {reason}, got {told}");
+            ensure!(last.get("reason").and_then(Value::as_str) == Some(reason), "expected reason {reason}, got {told}");
         }
-        Ok(output)
+        Ok(())
     }
 
     fn power_cut(&mut self, cut: &PowerCut) -> Result<()> {
         for _ in 0..cut.times {
-            self.wait_for(&cut.until, Duration::from_secs(cut.within))?;
+            if cut.in_boot {
+                self.here.machine()?.wait_hand_over(Duration::from_secs(cut.within))?;
+            } else {
+                self.wait_for(&cut.until, Duration::from_secs(cut.within))?;
+            }
             if let Some(slot) = &cut.half_written {
                 self.wait_for_writes(slot)?;
             }

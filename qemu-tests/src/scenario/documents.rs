@@ -11,6 +11,8 @@ pub struct Publish {
     /// Key that signs bundle and channel index.
     #[serde(default = "release_key")]
     pub key: String,
+    /// In place of the published bundle the same one is served, signed with this key.
+    pub forged_with: Option<String>,
     /// Make deltas from so many of the releases before.
     #[serde(default)]
     pub deltas: u32,
@@ -30,6 +32,7 @@ impl Publish {
         Self {
             release: release.into(),
             key: release_key(),
+            forged_with: None,
             deltas: 0,
             compatible: None,
             hardware: None,

@@ -9,7 +9,11 @@ use super::{Condition, patience};
 #[serde(deny_unknown_fields)]
 pub struct PowerCut {
     /// What must become true before it; each time, when there are several.
+    #[serde(default)]
     pub until: Condition,
+    /// Instead: as soon as the firmware has handed over, while boot loader or kernel is at work.
+    #[serde(default)]
+    pub in_boot: bool,
     /// Seconds.
     #[serde(default = "patience")]
     pub within: u64,
