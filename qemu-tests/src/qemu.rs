@@ -146,6 +146,18 @@ fn ovmf() -> Result<Ovmf> {
     bail!("no UEFI firmware in {} (Debian package ovmf; `make vm-test` installs it)", dir.display())
 }
 
+/// The file that holds the firmware's program.
+///
+/// # Errors
+/// It is not installed.
+pub fn firmware_code(firmware: Firmware) -> Result<PathBuf> {
+    match firmware {
+        Firmware::UBoot if Path::new(UBOOT).exists() => Ok(UBOOT.into()),
+        Firmware::UBoot => bail!("no {UBOOT} (Debian package u-boot-qemu; `make vm-test` installs it)"),
+        Firmware::Uefi => Ok(ovmf()?.code),
+    }
+}
+
 /// QEMU's arguments, one per element; also what a kept state is bound to.
 ///
 /// # Errors
@@ -161,11 +173,11 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>> {
     add(Accel::choose().args());
     add(&["-m", &spec.memory_mib.to_string(), "-smp", &spec.cpus.to_string(), "-uuid", UUID]);
     add(&["-rtc", &format!("base={}", spec.clock.as_deref().unwrap_or("utc"))]);
+    let code = firmware_code(spec.firmware)?.display().to_string();
     match spec.firmware {
-        Firmware::UBoot if Path::new(UBOOT).exists() => add(&["-bios", UBOOT]),
-        Firmware::UBoot => bail!("no {UBOOT} (Debian package u-boot-qemu; `make vm-test` installs it)"),
+        Firmware::UBoot => add(&["-bios", &code]),
         Firmware::Uefi => {
-            add(&["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", ovmf()?.code.display())]);
+            add(&["-drive", &format!("if=pflash,format=raw,readonly=on,file={code}")]);
             add(&["-drive", &format!("if=pflash,format=raw,file={}", spec.vars().display())]);
         }
     }

@@ -130,11 +130,16 @@ impl Site {
         self.images.join("disk.img")
     }
 
+    /// What starts this variant's boot loader.
+    #[must_use]
+    pub fn firmware(&self) -> Firmware {
+        if self.variant == "uboot" { Firmware::UBoot } else { Firmware::Uefi }
+    }
+
     /// A machine of this variant.
     #[must_use]
     pub fn spec(&self, name: &str, dir: &Path, base: &Path) -> Spec {
-        let firmware = if self.variant == "uboot" { Firmware::UBoot } else { Firmware::Uefi };
-        Spec { firmware, ..Spec::new(name, dir, base) }
+        Spec { firmware: self.firmware(), ..Spec::new(name, dir, base) }
     }
 
     /// A release by its name.
