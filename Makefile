@@ -47,9 +47,9 @@ all-images: deb tools
 	@$(deps) images
 	for variant in $(VARIANTS); do scripts/build-images.sh $$variant; done
 
-demo: images ## watch a virtual appliance update itself, and come back from a bad release (KEEP=1 leaves it running)
+demo: images ## watch a virtual appliance update itself, and come back from a bad release (KEEP=0: and switch it off at the end)
 	@$(deps) vm
-	cargo run --release -q -p qemu-tests --bin demo -- --variant $(VARIANT) $(if $(KEEP),--keep)
+	cargo run --release -q -p qemu-tests --bin demo -- --variant $(VARIANT) $(if $(KEEP),$(if $(filter 0,$(KEEP)),--off,--keep))
 
 test: ## everything CI runs: check, unit, VM scenarios; says how long each part took
 	@scripts/run-parts.sh check unit vm-test
@@ -68,7 +68,7 @@ unit: export FLIPSIDE_NO_SKIP ?= 1
 unit: ## unit, property and integration tests (root adds loop devices and network faults)
 	@$(deps) build test vm
 	cargo test --workspace --exclude qemu-tests
-	cargo test -p qemu-tests --lib
+	cargo test -p qemu-tests --lib --bins
 
 vm-test: all-images ## VM scenarios on real boot loaders; SCENARIO=word runs those with it in the name, ALL=1 all of them
 	@$(deps) vm

@@ -4,22 +4,25 @@
 //! loopback interface, and an appliance in QEMU that nobody touches. Only the waiting is shortened: the appliance's
 //! timer, which looks once an hour, is made impatient.
 //!
-//! usage: demo [--keep] [--variant systemd-boot|grub|uboot]
-//!   --keep leaves the appliance running at the end, to look around
+//! usage: demo [--keep | --off] [--variant systemd-boot|grub|uboot]
+//!   --keep leaves the appliance running at the end, to look around (default on a terminal); --off switches it off
 
 mod progress;
 mod story;
 
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: demo [--keep] [--variant systemd-boot|grub|uboot]";
+const USAGE: &str = "usage: demo [--keep | --off] [--variant systemd-boot|grub|uboot]";
 
 fn main() -> ExitCode {
-    let (mut keep, mut variant) = (false, "systemd-boot".to_owned());
+    let on_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let (mut keep, mut variant) = (on_terminal, "systemd-boot".to_owned());
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match (argument.as_str(), arguments.len()) {
             ("--keep", _) => keep = true,
+            ("--off", _) => keep = false,
             ("--variant", 1..) => variant = arguments.next().unwrap_or_default(),
             (other, _) => {
                 eprintln!("demo: {other}: unknown\n{USAGE}");

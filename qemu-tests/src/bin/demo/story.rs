@@ -4,14 +4,16 @@ use std::fs;
 use std::io::{self, BufRead, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use qemu_tests::accel::Accel;
+use qemu_tests::agent::Output;
 use qemu_tests::device::{self, Facts};
 use qemu_tests::evidence;
 use qemu_tests::machine::Machine;
 use qemu_tests::scenario::{Approve, Publish};
+use qemu_tests::scratch::Scratch;
 use qemu_tests::seed;
 use qemu_tests::server::Server;
 use qemu_tests::site::Site;
@@ -45,7 +47,7 @@ struct Demo<'a> {
 /// Tells it.
 pub fn tell(variant: &str, keep: bool) -> Result<()> {
     let site = Site::find(variant)?;
-    let dir = tempfile::Builder::new().prefix("flipside-demo-").tempdir()?;
+    let dir = Scratch::new("flipside-demo-")?;
     println!(
         "Flipside: a virtual appliance (boot loader: {variant}) updates itself, then meets a bad release and comes back.\n"
     );
@@ -89,7 +91,7 @@ impl Demo<'_> {
     fn chapters(&mut self) -> Result<()> {
         let factory = Ending { slot: "a", version: &self.version("v1")? };
         self.follow(&factory, "the appliance to be ready")?;
-        self.show("flipside status")?;
+        self.show("flipside status", 0)?;
         self.good_release(&factory)?;
         self.bad_release()
     }
@@ -106,7 +108,7 @@ impl Demo<'_> {
         say(&format!(
             "It restarted into slot b, proved itself healthy, and was confirmed, {took} after it was offered."
         ));
-        self.show("flipside status")?;
+        self.show("flipside status", 0)?;
         self.summary.push(format!(
             "The appliance went from {} in slot {} to {version} in slot b by itself, in {took}. It fetched and wrote the \
              other slot while the old system ran, read everything back, restarted, checked its health, and only then \
@@ -131,9 +133,10 @@ impl Demo<'_> {
         self.follow(&Ending { slot: "b", version: &good }, "the fallback")?;
         let took = seconds(began.elapsed().as_secs());
         say(&format!("It is back on {good} in slot b, {took} after the bad release was offered."));
-        self.show("flipside history")?;
+        self.show("flipside history", 0)?;
         say("It will not try that release again, whoever asks:");
-        self.show("flipside check --wait")?;
+        let refused = self.show("flipside check --wait", 3)?;
+        ensure!(refused.stderr.contains("blocked_after_fallback"), "it was refused for another reason");
         self.summary.push(format!(
             "Release {bad} was genuine and approved, but its application was broken. The new system noticed, refused \
              itself, and {good} was running again {took} after. The device remembers the release and why it failed."
@@ -222,15 +225,16 @@ impl Demo<'_> {
         settled && device::history(self.machine.agent()).is_ok_and(|h| device::told(&h, bad, "rolled_back", None))
     }
 
-    /// Runs a command on the appliance and shows it as on a terminal.
-    fn show(&self, command: &str) -> Result<()> {
+    /// Runs a command on the appliance, which must end with this code, and shows it as on a terminal.
+    fn show(&self, command: &str, code: i64) -> Result<Output> {
         let output = self.machine.agent().shell(command, ANSWER).with_context(|| command.to_owned())?;
         println!("\n     appliance# {command}");
         for line in output.stdout.lines().chain(output.stderr.lines()) {
-            println!("     | {line}");
+            println!("     {}", format!("| {line}").trim_end());
         }
         println!();
-        Ok(())
+        ensure!(output.code == Some(code), "{command} ended with {:?}, not with {code}", output.code);
+        Ok(output)
     }
 
     fn ending(mut self, keep: bool) -> Result<()> {
@@ -243,7 +247,7 @@ impl Demo<'_> {
             return self.keep();
         }
         println!(
-            "\nLook around: `make demo KEEP=1` leaves the appliance running and says how to reach its console.\n\
+            "\nLook around: on a terminal `make demo` leaves the appliance running, and says how to reach its console.\n\
              Other boot loaders: `make demo VARIANT=grub`, `VARIANT=uboot`.\nRead on: docs/src/how-it-works.md. All scenarios: `make vm-test`."
         );
         self.machine.power_off()?;
