@@ -1,8 +1,8 @@
 //! Chooses the accelerator: emulation (TCG), unless KVM was asked for and really boots.
 //!
 //! `/dev/kvm` being there proves little: in nested or restricted environments it opens, even starts a guest, and then
-//! stalls or misbehaves. So KVM is opt-in (`FLIPSIDE_KVM=1`) and is believed only after a probe boot reached the point
-//! where firmware runs guest code and answers over QMP that it powered off. Never QEMU's own fallback `kvm:tcg`: a run
+//! stalls or misbehaves. So KVM is opt-in (`FLIPSIDE_KVM=1`) and is believed only after a probe: a boot sector that ends
+//! the machine by itself. That proves guest code, not a whole system; who asks for KVM knows his machine. Never QEMU's own fallback `kvm:tcg`: a run
 //! that silently changes its speed by a factor of ten makes every deadline a guess.
 
 use std::process::{Command, Stdio};

@@ -1,6 +1,6 @@
 //! What an appliance says about itself, asked from inside the guest.
 //!
-//! Two sources on purpose: facts of the system (kernel command line, boot entries, the application's own page) do not
+//! Two sources on purpose: facts of the system (kernel command line, boot entries, the version installed in it) do not
 //! pass through the updater; what the updater says (D-Bus, `flipside … --json`) is compared with them.
 
 use std::collections::BTreeMap;
