@@ -87,6 +87,14 @@ async fn too_small_mounted_held_or_missing_is_refused_before_a_byte_is_written()
     let small = rootfs(dir.path(), "small.bundle", 2, &noise(2 << 20, 4));
     let pipeline_ = pipeline(&dir.path().join("state"), &device.device);
     let path = |release: &Release| Source::Path(release.path.display().to_string());
+    let update = site::request(&large.release, path(&large)).update;
+    pipeline_.fits(&update).await.expect("nobody has read its head yet");
+    pipeline_.manifest(&update.source, Some(&large.release)).await.unwrap();
+    assert_eq!(
+        pipeline_.fits(&update).await.unwrap_err().reason,
+        Reason::NoSpace,
+        "found out before anything is cleared"
+    );
     let error = install(&pipeline_, &large, path(&large)).await.unwrap_err();
     assert_eq!(error.reason, Reason::NoSpace, "{error}");
 

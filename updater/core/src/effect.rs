@@ -94,9 +94,9 @@ pub enum Work {
     Clear {
         /// Which; never the running one.
         slot: SlotId,
-        /// It is about to be overwritten: nothing of it may be lost unless boot control works (self-test). What only
-        /// takes a switch back must not depend on that.
-        to_write: bool,
+        /// This is about to overwrite it: nothing of it may be lost unless boot control works (self-test) and the release
+        /// finds its places and fits there. None: a switch is taken back, which must not depend on that.
+        to_write: Option<Box<Update>>,
     },
     /// Fetch, verify and write; resumes what is already right in the target.
     Install {

@@ -55,9 +55,10 @@ async fn carry_out(work: Work, context: &Context) -> Result<Finished, Failure> {
             let read = seams.installer.manifest(&source, expected.as_ref()).await.map_err(install_failure)?;
             Ok(Finished::Manifest(Box::new(read)))
         }
-        Work::Clear { slot, to_write: false } => boot(seams, move |boot| boot.clear(slot)).await,
-        // The doctor first: nothing of the target is lost when counting would not work afterwards.
-        Work::Clear { slot, to_write: true } => {
+        Work::Clear { slot, to_write: None } => boot(seams, move |boot| boot.clear(slot)).await,
+        // The doctor first: nothing of the target is lost when counting would not work afterwards, or nothing would fit.
+        Work::Clear { slot, to_write: Some(update) } => {
+            seams.installer.fits(&update).await.map_err(install_failure)?;
             boot(seams, move |boot| boot.self_test().and_then(|()| boot.clear(slot))).await
         }
         Work::Install { update } => install(*update, context).await,

@@ -8,7 +8,7 @@ use bundle::digest::Digest;
 use bundle::manifest::Manifest;
 use bundle::trust::TrustRoot;
 use updater_core::event::Transfer;
-use updater_core::release::{Source, VerifiedManifest};
+use updater_core::release::{Source, Update, VerifiedManifest};
 use updater_core::slot::SlotId;
 use updater_core::status::ProgressPhase;
 
@@ -60,13 +60,15 @@ pub struct Pipeline {
     setup: Setup,
     /// A pipe whose head was read by `manifest` and whose rest `install` will read.
     pipe: Mutex<Option<(Source, Stream)>>,
+    /// What `manifest` read last.
+    read: Mutex<Option<VerifiedManifest>>,
 }
 
 impl Pipeline {
     /// An installer for this device.
     #[must_use]
     pub fn new(setup: Setup) -> Self {
-        Self { setup, pipe: Mutex::new(None) }
+        Self { setup, pipe: Mutex::new(None), read: Mutex::new(None) }
     }
 
     fn take_pipe(&self, source: &Source) -> Option<Stream> {
@@ -108,7 +110,19 @@ impl Pipeline {
         if let (Source::Path(_), Opened::Stream(stream)) = (source, opened) {
             *self.pipe.lock().unwrap_or_else(PoisonError::into_inner) = Some((source.clone(), stream));
         }
-        Ok(VerifiedManifest { manifest: head.manifest, digest: head.digest })
+        let read = VerifiedManifest { manifest: head.manifest, digest: head.digest };
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Some(read.clone());
+        Ok(read)
+    }
+
+    async fn look_for_room(&self, update: &Update) -> Result<(), Error> {
+        let (digest, target) = (update.release.manifest_sha256, update.target);
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let kept = || Spool::new(&self.setup.releases, digest).manifest().ok();
+        let manifest = read.filter(|read| read.digest == digest).map(|read| read.manifest).or_else(kept);
+        let Some(manifest) = manifest else { return Ok(()) };
+        let finder = self.setup.finder.clone();
+        blocking(move || finder.all(&manifest, target).map(drop)).await
     }
 
     async fn read_back(&self, request: &InstallRequest, sink: &ProgressSink, halt: &Halt) -> Result<(), Error> {
@@ -150,6 +164,10 @@ impl Installer for Pipeline {
         expected: Option<&'a ReleaseRef>,
     ) -> BoxFuture<'a, Result<VerifiedManifest, InstallError>> {
         Box::pin(async move { Ok(self.read_manifest(source, expected).await?) })
+    }
+
+    fn fits<'a>(&'a self, update: &'a Update) -> BoxFuture<'a, Result<(), InstallError>> {
+        Box::pin(async move { Ok(self.look_for_room(update).await?) })
     }
 
     fn install<'a>(

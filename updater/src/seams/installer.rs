@@ -95,6 +95,10 @@ pub trait Installer: Send + Sync {
         expected: Option<&'a ReleaseRef>,
     ) -> BoxFuture<'a, Result<VerifiedManifest, InstallError>>;
 
+    /// Has each image of the release its place in the target, unused and large enough? Changes nothing. A release whose
+    /// head was not read since the start, nor kept from an install before, passes: `install` looks again.
+    fn fits<'a>(&'a self, update: &'a Update) -> BoxFuture<'a, Result<(), InstallError>>;
+
     /// Fetches, verifies and writes into the target; keeps what is already right there. Returns when everything is
     /// flushed. Called again after a crash, a failure or a power cut, it goes on. The caller has cleared the target's
     /// boot record, durably, before.

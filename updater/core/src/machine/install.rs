@@ -10,7 +10,7 @@ use crate::gate::Point;
 use crate::history::OutcomeKind;
 use crate::journal::{Phase, Retry};
 use crate::now::Now;
-use crate::release::Source;
+use crate::release::{Source, Update};
 
 impl Machine {
     /// The gate let the download in.
@@ -48,7 +48,7 @@ impl Machine {
                 self.journal.letting_go = None;
                 self.enter(Phase::Writing(update.clone()), Mood::Plain);
                 self.record(now, OutcomeKind::Started, Some(update.target), None);
-                self.run(Ordered::Clear, Work::Clear { slot: update.target, to_write: true }, out);
+                self.clear_for(update, out);
             }
             Ok(Finished::Facts(facts)) => {
                 let reason = if facts.booted.is_none() { Reason::SlotUnknown } else { Reason::BootedSlotUnconfirmed };
@@ -191,7 +191,11 @@ impl Machine {
         self.admitted = false;
         self.enter(Phase::Writing(update.clone()), Mood::Plain);
         self.stumbles = stumbles;
-        self.run(Ordered::Clear, Work::Clear { slot: update.target, to_write: true }, out);
+        self.clear_for(update, out);
+    }
+
+    fn clear_for(&mut self, update: Update, out: &mut Out) {
+        self.run(Ordered::Clear, Work::Clear { slot: update.target, to_write: Some(Box::new(update)) }, out);
     }
 }
 

@@ -43,7 +43,7 @@ impl Machine {
     fn order_letting_go(&mut self, slot: SlotId, out: &mut Out) {
         let work = match self.journal.phase {
             // Its content is good: there is just no switch to it.
-            Phase::Staged(_) => Work::Clear { slot, to_write: false },
+            Phase::Staged(_) => Work::Clear { slot, to_write: None },
             _ => Work::Reject { slot },
         };
         self.run(Ordered::LetGo, work, out);

@@ -253,6 +253,23 @@ async fn nothing_is_touched_when_the_intent_can_not_be_written_down() {
 }
 
 #[tokio::test]
+async fn what_does_not_fit_costs_no_fallback() {
+    let world = World::new();
+    world.facts.lock().unwrap().slots.b = SlotBoot::Confirmed;
+    world.full.store(true, Ordering::SeqCst);
+    let handle = start(&world).await;
+    check(&handle).await;
+    let status =
+        until(&handle, "an end", |status| status.state == StateName::Idle && status.last_error.is_some()).await;
+    assert_eq!(status.last_error.unwrap().reason, Reason::NoSpace);
+    assert_eq!(world.facts.lock().unwrap().slots.b, SlotBoot::Confirmed, "the other system boots as before");
+    assert!(!world.did("clear b") && !world.did("install b"), "{:?}", world.story());
+    world.full.store(false, Ordering::SeqCst);
+    check(&handle).await;
+    until_did(&world, "reboot").await;
+}
+
+#[tokio::test]
 async fn after_a_fault_of_the_disk_the_next_check_succeeds() {
     // The codes that the install pipeline gives to EIO, ENOSPC, a device that is gone, and one that lies.
     for reason in [Reason::WriteError, Reason::NoSpace, Reason::SlotUnknown, Reason::ImageMismatch] {

@@ -21,7 +21,7 @@ use updater_core::history::Report;
 use updater_core::machine::Setup;
 use updater_core::now::Now;
 use updater_core::policy::{Device, HealthPolicy, Mode, Policy, RetryPolicy};
-use updater_core::release::{Source, VerifiedManifest};
+use updater_core::release::{Source, Update, VerifiedManifest};
 use updater_core::slot::{PerSlot, SlotId};
 
 use super::super::Seams;
@@ -42,6 +42,8 @@ pub(super) struct World {
     /// What the network check reaches is away.
     pub offline: AtomicBool,
     pub installer_waits: AtomicBool,
+    /// No release fits into a slot.
+    pub full: AtomicBool,
     /// How the next installs end.
     pub disk_faults: Mutex<Vec<Reason>>,
     pub updater_broken: AtomicBool,
@@ -170,6 +172,7 @@ impl World {
             health_hangs: AtomicBool::new(false),
             offline: AtomicBool::new(false),
             installer_waits: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             disk_faults: Mutex::default(),
             updater_broken: AtomicBool::new(false),
             approval: Mutex::new(Some(approval(manifest.release(), RolloutState::Rolling, 3))),
@@ -410,6 +413,10 @@ impl Installer for World {
         _: Option<&'a ReleaseRef>,
     ) -> BoxFuture<'a, Result<VerifiedManifest, InstallError>> {
         Box::pin(async { Ok(self.manifest.clone()) })
+    }
+    fn fits<'a>(&'a self, _: &'a Update) -> BoxFuture<'a, Result<(), InstallError>> {
+        let full = self.full.load(Ordering::SeqCst);
+        Box::pin(async move { if full { Err(InstallError::new(Reason::NoSpace, "too small")) } else { Ok(()) } })
     }
     fn install<'a>(
         &'a self,

@@ -257,7 +257,7 @@ fn a_download_that_waits_for_the_clock_clears_nothing_each_minute() {
     assert_eq!((shell.asked, shell.wanted()), (1, None));
     shell.scene.now.wall_trusted = true;
     shell.sleep();
-    assert_eq!(shell.wanted(), Some(&Work::Clear { slot: SlotId::B, to_write: true }));
+    assert!(matches!(shell.wanted(), Some(Work::Clear { slot: SlotId::B, to_write: Some(_) })));
 }
 
 #[test]
