@@ -18,6 +18,7 @@ use super::follow::{self, Goal};
 use super::output::{Output, note};
 use super::text::Reader;
 use super::{config, history, read, selftest, sim, status};
+use crate::config::RunningImage;
 use crate::daemon::{self, device::Device};
 use crate::dbus::client::{Client, ClientError};
 use crate::install::access::STDIN;
@@ -125,7 +126,9 @@ async fn picture(place: &Place) -> Result<(Status, Explanation), Failed> {
 }
 
 async fn show_status(place: &Place, follow: bool, output: &Output) -> Result<Exit, Failed> {
-    let show = |picture: &Status| output.page(|| status::render(picture, &place.reader()), picture);
+    let show = |picture: &Status| {
+        output.page(|| status::render(picture, &place.reader(), &RunningImage::of(&place.root)), picture)
+    };
     if follow {
         follow::forever(&place.client().await?, show).await?;
     } else {

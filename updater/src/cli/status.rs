@@ -8,12 +8,13 @@ use updater_core::slot::SlotId;
 use updater_core::status::{Problem, SlotStatus, StateName, Status};
 
 use super::text::{self, Reader};
+use crate::config::RunningImage;
 
 /// The page.
 #[must_use]
-pub fn render(status: &Status, reader: &Reader) -> String {
+pub fn render(status: &Status, reader: &Reader, image: &RunningImage) -> String {
     let mut page = format!("{}\n\n", headline(status));
-    for line in slots(status).lines() {
+    for line in slots(status, image).lines() {
         page.push_str(&format!("  {line}\n"));
     }
     page.push('\n');
@@ -68,14 +69,19 @@ fn why_back(status: &Status) -> &'static str {
     }
 }
 
-fn slots(status: &Status) -> String {
+/// Of a slot that no update wrote, the factory's, only the running system can tell.
+fn slots(status: &Status, image: &RunningImage) -> String {
     let mut rows = vec![["", "slot", "version", "counter", "boot loader"].map(str::to_owned).to_vec()];
     for id in SlotId::ALL {
         let slot = status.slots.get(id);
         let running = status.booted_slot == Some(id);
         let (version, counter) = match &slot.release {
             Some(release) => (release.version.to_string(), release.counter.to_string()),
-            None => ("unknown".to_owned(), "-".to_owned()),
+            None => {
+                let image = if running { image.clone() } else { RunningImage::default() };
+                let counter = image.counter.map_or_else(|| "-".to_owned(), |counter| counter.to_string());
+                (image.version.unwrap_or_else(|| "unknown".to_owned()), counter)
+            }
         };
         let mark = if running { "*" } else { " " };
         rows.push(vec![mark.to_owned(), id.to_string(), version, counter, boot_words(slot, running)]);
@@ -279,7 +285,7 @@ mod tests {
             until: Some("2026-11-22T02:00:00Z".parse().unwrap()),
         });
         assert_eq!(
-            render(&s, &reader()),
+            render(&s, &reader(), &RunningImage::default()),
             "\
 2.4.1 is written to slot b and proven; not switched to yet.
 
@@ -303,7 +309,7 @@ mod tests {
         s.state = StateName::Staged;
         (s.target, s.letting_go) = (Some(SlotId::B), Some(SlotId::B));
         s.release = Some(release("2.4.1", 57));
-        let text = render(&s, &reader());
+        let text = render(&s, &reader(), &RunningImage::default());
         assert!(text.starts_with("The switch to 2.4.1 in slot b is being taken back."), "{text}");
         assert!(text.contains("Next      take slot b from the boot loader"), "{text}");
     }
@@ -319,7 +325,7 @@ mod tests {
             bytes_reused: 12_000_000,
             bytes_per_second: 10_000_000,
         });
-        let page = render(&s, &reader());
+        let page = render(&s, &reader(), &RunningImage::default());
         assert!(page.contains("62 %, 250.0 MB of 400.0 MB (12.0 MB reused), 10.0 MB/s, 15 s left"), "{page}");
     }
 
@@ -332,7 +338,7 @@ mod tests {
         outcome.at = "2026-11-21T11:00:00Z".parse().unwrap();
         outcome.release = Some(release("2.4.1", 57));
         s.last_outcome = Some(outcome);
-        let page = render(&s, &reader());
+        let page = render(&s, &reader(), &RunningImage::default());
         assert!(page.contains("2.4.1 fell back in slot b, 60 min ago: health_failed, unit:demo-app.service"), "{page}");
         assert!(page.contains("rejected"), "{page}");
         assert!(headline(&s).starts_with("The last update failed; this is the system before it"), "{}", headline(&s));
@@ -356,6 +362,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_factorys_system_is_called_what_it_calls_itself() {
+        let mut s = status();
+        s.booted_slot = Some(SlotId::A);
+        let image = RunningImage { version: Some("1.4.0".into()), counter: Some(12) };
+        (s.slots.a.release, s.slots.b.release) = (None, None);
+        let page = render(&s, &reader(), &image);
+        let row =
+            |slot: &str| page.lines().find(|line| line.contains(slot)).unwrap().split_whitespace().take(4).collect();
+        let (a, b): (Vec<_>, Vec<_>) = (row("*  a"), row("   b  "));
+        assert_eq!((a, &b[..3]), (vec!["*", "a", "1.4.0", "12"], &["b", "unknown", "-"][..]));
+        s.slots.a.release = Some(release("2.0.0", 20));
+        assert!(!render(&s, &reader(), &image).contains("1.4.0"), "what an update wrote is known better");
+    }
+
     /// A running slot that is not confirmed is on trial, never "bad".
     #[test]
     fn a_trial_is_called_a_trial() {
@@ -364,7 +385,7 @@ mod tests {
         s.booted_slot = Some(SlotId::B);
         s.slots.b.boot = SlotBoot::Trying { left: 2, done: 1 };
         s.trial_seconds_left = Some(170);
-        let page = render(&s, &reader());
+        let page = render(&s, &reader(), &RunningImage::default());
         assert!(
             page.contains("*  b     unknown  -        on trial, 2 more boots if it fails to come up, running"),
             "{page}"
@@ -377,7 +398,7 @@ mod tests {
         for state in StateName::ALL {
             let mut s = status();
             s.state = state;
-            assert!(render(&s, &reader()).lines().count() >= 7);
+            assert!(render(&s, &reader(), &RunningImage::default()).lines().count() >= 7);
         }
     }
 }

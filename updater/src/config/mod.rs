@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub use fragment::{ImageKind, NetworkChecks};
 pub use layers::under;
+pub use policy::RunningImage;
 pub use updater_core::policy::Mode;
 pub use validated::{Approval, Boot, Clock, Config, Device, Health, Image, Limits, Slots, Source, Windows, mode_word};
 

@@ -54,9 +54,41 @@ impl Config {
             ring: self.device.ring.clone(),
             labels: self.device.labels.clone(),
             build_time: build_time(root),
-            image_counter: first_line(root, Path::new(COUNTER)).and_then(|text| text.parse().ok()),
+            image_counter: counter(root),
         }
     }
+}
+
+/// What the running image says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunningImage {
+    /// `IMAGE_VERSION` of os-release(5).
+    pub version: Option<String>,
+    /// Its release counter.
+    pub counter: Option<u64>,
+}
+
+impl RunningImage {
+    /// Reads it.
+    #[must_use]
+    pub fn of(root: &Path) -> Self {
+        Self { version: image_version(root), counter: counter(root) }
+    }
+}
+
+fn image_version(root: &Path) -> Option<String> {
+    let places =
+        ["/etc/os-release", "/usr/lib/os-release"].map(|path| fs::read_to_string(under(root, Path::new(path))));
+    let text = places.into_iter().find_map(Result::ok)?;
+    let value = text.lines().find_map(|line| line.strip_prefix("IMAGE_VERSION="))?;
+    let plain = value.trim().trim_matches(['"', '\'']);
+    // Letters, digits and `.-_` by the standard; what else stands there goes to no terminal.
+    let fine = |c: char| c.is_ascii_alphanumeric() || ".-_+~^".contains(c);
+    (!plain.is_empty() && plain.chars().all(fine)).then(|| plain.to_owned())
+}
+
+fn counter(root: &Path) -> Option<u64> {
+    first_line(root, Path::new(COUNTER)).and_then(|text| text.parse().ok())
 }
 
 /// When the running image was built: the clock can not be earlier. The epoch when the image does not say.

@@ -131,6 +131,20 @@ fn the_device_id_falls_back_to_one_derived_from_the_machine_id() {
     assert_eq!(device.id, "08ee739828b4442b91d68d0959da06dc");
     assert_eq!(device.build_time.to_string(), "2026-11-20T10:00:00Z");
     assert_eq!(device.image_counter, Some(57));
+    for (text, version) in [
+        ("ID=x\nVERSION_ID=12\n", None),
+        ("ID=x\nIMAGE_VERSION=\"1.4.0\"\n", Some("1.4.0")),
+        ("IMAGE_VERSION=33_rc\n", Some("33_rc")),
+        ("IMAGE_VERSION='\u{1b}[2J'\n", None),
+        ("IMAGE_VERSION=\n", None),
+    ] {
+        write(root.path(), "usr/lib/os-release", text);
+        assert_eq!(
+            RunningImage::of(root.path()),
+            RunningImage { version: version.map(str::to_owned), counter: Some(57) },
+            "{text:?}"
+        );
+    }
     write(root.path(), "etc/serial", "dev-0001\nrest\n");
     write(root.path(), "etc/flipside/flipside.toml", "[device]\nid_file = \"/etc/serial\"\n");
     assert_eq!(load(root.path()).config.device(root.path()).id, "dev-0001");
