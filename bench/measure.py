@@ -84,7 +84,7 @@ def median(samples: list) -> dict:
 def machine() -> dict:
     """What the numbers depend on and nobody can compare without."""
     model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
-    return {"cpu": model, "cores": os.cpu_count(), "kernel": platform.release(), "load": os.getloadavg()[0],
+    return {"cpu": model, "cores": os.cpu_count(), "kernel": platform.release().split("-")[0], "load": os.getloadavg()[0],
             "date": time.strftime("%Y-%m-%d")}
 
 

@@ -293,7 +293,7 @@ impl Window {
 mod tests {
     use super::*;
 
-    /// The example of the architecture, with a real digest and salt.
+    /// A document with every field, and a real digest and salt.
     fn example() -> String {
         let salt = STANDARD.encode([7u8; 32]);
         let digest = Digest::of(b"manifest");

@@ -1,7 +1,7 @@
 //! A boot loader as a value: the executable model of every backend.
 //!
 //! Used by the core's property tests, by the in-memory boot control of the engine's tests, and by the `sim` backend
-//! behind `--sim`. It does what section 6 of the architecture promises of all of them: counts down on each try of an
+//! behind `--sim`. It does what `docs/src/boot-loaders.md` asks of all of them: counts down on each try of an
 //! unconfirmed slot only, never locks a confirmed slot out, and boots the other slot without help when tries are gone.
 
 use serde::{Deserialize, Serialize};

@@ -12,7 +12,7 @@ use crate::slot::{PerSlot, SlotId};
 /// Version of the JSON form of [`Status`]; raised when a field changes its meaning, not when one is added.
 pub const STATUS_FORMAT: u32 = 1;
 
-/// States of section 5 of the architecture, as shown.
+/// States of `docs/src/state-machine.md`, as shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StateName {

@@ -1,4 +1,4 @@
-//! Everything that speaks D-Bus: the service of section 8 of the architecture, its client, and what Flipside asks of
+//! Everything that speaks D-Bus: the service of `docs/src/dbus.md`, its client, and what Flipside asks of
 //! systemd, logind and NetworkManager. No other module knows zbus.
 //!
 //! Touches the bus named by `DBUS_SYSTEM_BUS_ADDRESS`, else the system bus.

@@ -72,7 +72,7 @@ pub(crate) fn entry(counter: u64) -> Entry {
         state: RolloutState::Rolling,
         priority: 0,
         release: release(counter),
-        // Bytes 00..1f: "dev-0001" has bucket 4643 (architecture, section 4).
+        // Bytes 00..1f: "dev-0001" has bucket 4643.
         salt: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into(),
         threshold_bp: 10_000,
         rules: Vec::new(),

@@ -1,6 +1,6 @@
 //! The state machine: what happened and what time it is in, what is to be done out.
 //!
-//! Bold states of the architecture (section 5) live in the journal's phase, the others only in memory. A step may
+//! States that last (docs/src/state-machine.md) live in the journal's phase, the others only in memory. A step may
 //! change the journal; when it did, `Persist` is its first effect, so nothing irreversible runs before its intent is
 //! durable. At most one order for work is open at a time; a result that belongs to no open order is ignored.
 //!

@@ -2,7 +2,7 @@
 //!
 //! Input: what was written down before, and what kernel and boot loader say now. Output: how to go on. The journal may
 //! be missing, damaged, or newer than this binary (after a fallback), so wherever the two disagree the boot loader is
-//! right. One function, one table (architecture, section 5); every row is a test.
+//! right. One function, one table (docs/src/state-machine.md); every row is a test.
 
 use bundle::reason::Reason;
 

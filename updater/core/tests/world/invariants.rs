@@ -1,4 +1,4 @@
-//! The invariants of the architecture (section 2), as far as the core decides them, and liveness.
+//! The invariants of `docs/src/invariants.md`, as far as the core decides them, and liveness.
 
 use updater_core::effect::{Effect, Work};
 use updater_core::facts::SlotBoot;
