@@ -61,6 +61,7 @@ for deb in "$scratch"/security/*.deb; do
     basename "$deb" >> "$out/security.txt"
 done
 touch "$out/security.txt"
+[ -s "$out/security.txt" ] || say "NOTE: no security update is out; v2-small is v2 but for its version"
 tar -C "$scratch/newer" --sort=name -cf "$out/security.tar" .
 mv "$scratch/tree.tar" "$out/tree.tar"
 { cat "$scratch/packages.txt"; find "$scratch/kernel" -name '*.deb' -printf '%f\n'; } > "$out/packages.txt"

@@ -62,7 +62,8 @@ same_bytes() {
 
 for recipe in "$IMAGES"/releases/*/; do
     name=$(basename "$recipe")
-    release=$(cached "release-$variant-$name" "$(hash_of "$(basename "$system")" "$IMAGES"/{release.sh,initrd.sh,initrd,lib.sh} "$recipe")" \
+    release=$(cached "release-$variant-$name" "$(hash_of "$(basename "$system")" "security: $(cat "$base/security.txt")" \
+        "$IMAGES"/{release.sh,initrd.sh,initrd,lib.sh} "$recipe")" \
         "$IMAGES/release.sh" "$name" "$system" "$base")
     # Links to the cache, read-only: no second copy of what is large. What is right already is left alone, somebody may
     # be reading it.
