@@ -58,7 +58,10 @@ async fn carry_out(work: Work, context: &Context) -> Result<Finished, Failure> {
         Work::Clear { slot, to_write: None } => boot(seams, move |boot| boot.clear(slot)).await,
         // The doctor first: nothing of the target is lost when counting would not work afterwards, or nothing would fit.
         Work::Clear { slot, to_write: Some(update) } => {
-            seams.installer.fits(&update).await.map_err(install_failure)?;
+            tokio::select! {
+                fits = seams.installer.fits(&update) => fits.map_err(install_failure)?,
+                () = context.cancel.cancelled() => return Err(cancelled()),
+            }
             boot(seams, move |boot| boot.self_test().and_then(|()| boot.clear(slot))).await
         }
         Work::Install { update } => install(*update, context).await,

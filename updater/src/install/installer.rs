@@ -20,6 +20,7 @@ use super::head::{Head, Spool};
 use super::meter::Meter;
 use super::place::{self, Finder, Found};
 use super::readback;
+use super::room;
 use super::stream::Stream;
 use super::target::SlotIo as _;
 use crate::handed::Handed;
@@ -119,10 +120,22 @@ impl Pipeline {
         let (digest, target) = (update.release.manifest_sha256, update.target);
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let kept = || Spool::new(&self.setup.releases, digest).manifest().ok();
-        let manifest = read.filter(|read| read.digest == digest).map(|read| read.manifest).or_else(kept);
-        let Some(manifest) = manifest else { return Ok(()) };
-        let finder = self.setup.finder.clone();
-        blocking(move || finder.all(&manifest, target).map(drop)).await
+        let manifest = match read.filter(|read| read.digest == digest).map(|read| read.manifest).or_else(kept) {
+            Some(manifest) => manifest,
+            // It was offered to a daemon before this one.
+            None => self.read_manifest(&update.source, Some(&update.release)).await?.manifest,
+        };
+        let (finder, releases) = (self.setup.finder.clone(), self.setup.releases.root().to_owned());
+        let looked = blocking(move || {
+            finder.all(&manifest, target)?;
+            room::of_indexes(&releases, &manifest)
+        });
+        let looked = looked.await;
+        if looked.is_err() {
+            // Whoever feeds a pipe shall not wait for a reader that never comes.
+            drop(self.take_pipe(&update.source));
+        }
+        looked
     }
 
     async fn read_back(&self, request: &InstallRequest, sink: &ProgressSink, halt: &Halt) -> Result<(), Error> {

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use bundle::manifest::Image;
+use bundle::manifest::{Image, Manifest};
 
 use super::error::Error;
 use crate::slots::DeviceRef;
@@ -83,6 +84,21 @@ impl Room {
         }
         Ok(())
     }
+}
+
+/// Whether the indexes of a release find room where heads of releases are kept; what is kept there of others may go.
+///
+/// # Errors
+/// [`Error::Spool`].
+pub fn of_indexes(kept: &Path, manifest: &Manifest) -> Result<(), Error> {
+    let size = manifest.images.iter().fold(0, |sum: u64, image| sum.saturating_add(image.index.size));
+    let standing = standing(kept);
+    let free = guard::free_bytes(standing).map_err(Error::spool(standing))?;
+    if size <= free || size <= free.saturating_add(usage(kept)) {
+        return Ok(());
+    }
+    let told = format!("the indexes of the release need {size} bytes, there is room for {free}");
+    Err(Error::spool(kept)(io::Error::new(io::ErrorKind::StorageFull, told)))
 }
 
 /// Bytes that a file, or a folder with everything in it, takes on its file system; 0 when there is none. Follows no

@@ -95,8 +95,8 @@ pub trait Installer: Send + Sync {
         expected: Option<&'a ReleaseRef>,
     ) -> BoxFuture<'a, Result<VerifiedManifest, InstallError>>;
 
-    /// Has each image of the release its place in the target, unused and large enough? Changes nothing. A release whose
-    /// head was not read since the start, nor kept from an install before, passes: `install` looks again.
+    /// Has each image of the release its place in the target, unused and large enough, and is there room for what must be
+    /// kept meanwhile? Changes nothing of the target. Reads the head of the bundle where `manifest` did not.
     fn fits<'a>(&'a self, update: &'a Update) -> BoxFuture<'a, Result<(), InstallError>>;
 
     /// Fetches, verifies and writes into the target; keeps what is already right there. Returns when everything is

@@ -28,6 +28,12 @@ impl Releases {
         Self { root: root.to_owned() }
     }
 
+    /// The folder of all of them.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where the files of a release are.
     #[must_use]
     pub fn folder(&self, manifest: &Digest) -> PathBuf {

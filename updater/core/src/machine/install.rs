@@ -44,8 +44,6 @@ impl Machine {
         let update = update.clone();
         match result {
             Ok(Finished::Facts(facts)) if facts.confirmed_booted() == Some(update.target.other()) => {
-                // Clearing it is what comes now.
-                self.journal.letting_go = None;
                 self.enter(Phase::Writing(update.clone()), Mood::Plain);
                 self.record(now, OutcomeKind::Started, Some(update.target), None);
                 self.clear_for(update, out);
@@ -65,6 +63,7 @@ impl Machine {
         let update = update.clone();
         match result {
             Ok(Finished::Facts(facts)) if may_write(&facts, update.target) => {
+                self.journal.letting_go = None;
                 // From here on the target holds nothing that is known.
                 *self.journal.slots.get_mut(update.target) = None;
                 if self.admitted {

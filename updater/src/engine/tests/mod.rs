@@ -242,6 +242,20 @@ async fn status_and_commands_are_answered_during_an_install_which_can_be_cancell
 }
 
 #[tokio::test]
+async fn a_cancel_while_room_is_looked_for_costs_no_fallback() {
+    let world = World::new();
+    world.facts.lock().unwrap().slots.b = SlotBoot::Confirmed;
+    world.looks_for_ever.store(true, Ordering::SeqCst);
+    let handle = start(&world).await;
+    check(&handle).await;
+    until_did(&world, "look for room").await;
+    assert_eq!(handle.ask(Command::Change(Change::Cancel)).await.unwrap(), Reply::Done);
+    until(&handle, "an end", |status| status.state == StateName::Idle && status.operation.is_none()).await;
+    assert!(!world.did("clear b"), "{:?}", world.story());
+    assert_eq!(world.facts.lock().unwrap().slots.b, SlotBoot::Confirmed);
+}
+
+#[tokio::test]
 async fn nothing_is_touched_when_the_intent_can_not_be_written_down() {
     let world = World::new();
     let handle = start(&world).await;

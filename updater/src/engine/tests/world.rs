@@ -44,6 +44,8 @@ pub(super) struct World {
     pub installer_waits: AtomicBool,
     /// No release fits into a slot.
     pub full: AtomicBool,
+    /// Whether it does is never found out.
+    pub looks_for_ever: AtomicBool,
     /// How the next installs end.
     pub disk_faults: Mutex<Vec<Reason>>,
     pub updater_broken: AtomicBool,
@@ -173,6 +175,7 @@ impl World {
             offline: AtomicBool::new(false),
             installer_waits: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            looks_for_ever: AtomicBool::new(false),
             disk_faults: Mutex::default(),
             updater_broken: AtomicBool::new(false),
             approval: Mutex::new(Some(approval(manifest.release(), RolloutState::Rolling, 3))),
@@ -415,8 +418,13 @@ impl Installer for World {
         Box::pin(async { Ok(self.manifest.clone()) })
     }
     fn fits<'a>(&'a self, _: &'a Update) -> BoxFuture<'a, Result<(), InstallError>> {
-        let full = self.full.load(Ordering::SeqCst);
-        Box::pin(async move { if full { Err(InstallError::new(Reason::NoSpace, "too small")) } else { Ok(()) } })
+        self.note("look for room");
+        Box::pin(async move {
+            if self.looks_for_ever.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            if self.full.load(Ordering::SeqCst) { Err(InstallError::new(Reason::NoSpace, "too small")) } else { Ok(()) }
+        })
     }
     fn install<'a>(
         &'a self,
