@@ -68,7 +68,7 @@ test_basics() {
     expect "application" "demo-app 1.0.0 healthy" "$(guest '/usr/lib/flipside/health.d/10-demo-app')"
     check "application can be made unhealthy" guest 'touch /run/demo-app/unhealthy; ! /usr/lib/flipside/health.d/10-demo-app; rm /run/demo-app/unhealthy'
     check "the net below the updater waits" guest 'systemctl is-active flipside-unproven.timer'
-    check "it ends in a proven slot" guest 'systemctl start flipside-unproven.service; for i in $(seq 50); do systemctl -q is-active flipside-unproven.timer || exit 0; sleep 0.2; done; exit 1'
+    check "it ends in a proven slot" guest 'systemctl start flipside-unproven.service || exit 1; for i in $(seq 50); do systemctl -q is-active flipside-unproven.timer || exit 0; sleep 0.2; done; exit 1'
     local id
     id=$(guest 'cat /etc/machine-id')
     guest 'echo kept > /var/lib/kept; sync'

@@ -19,7 +19,7 @@ const ANSWER: Duration = Duration::from_secs(120);
 /// One command that tells most facts, sections marked: a call through the agent costs more than the command. The shell
 /// starts no program; each would cost an emulated guest as much as all the rest.
 const FACTS: &str = r#"
-say() { while IFS= read -r line || [ -n "$line" ]; do echo "$1$line"; done < "$2"; }
+say() { while IFS= read -r line || [ -n "$line" ]; do printf '%s%s\n' "$1" "$line"; done < "$2"; }
 say "boot " /proc/sys/kernel/random/boot_id
 read -r words < /proc/cmdline
 for word in $words; do case $word in flipside.slot=*) echo "slot ${word#*=}";; esac; done

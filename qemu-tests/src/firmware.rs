@@ -98,7 +98,10 @@ impl Watchdog {
     /// # Errors
     /// The serial log can not be read.
     pub fn handed_over(&self, spec: &Spec) -> Result<bool> {
-        let log = std::fs::read(spec.serial_log()).unwrap_or_default();
+        let log = match std::fs::read(spec.serial_log()) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            read => read?,
+        };
         Ok(!only_firmware(log.get(usize::try_from(self.from)?..).unwrap_or_default()))
     }
 }

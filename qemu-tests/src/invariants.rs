@@ -367,6 +367,9 @@ fn invariant_12_journal_is_readable(world: &World) -> Result<()> {
             bail!("flipside {name}: {e:#}");
         }
     }
+    // Who remembers something has written it down.
+    let written = world.said.journal.iter().any(|(_, copy)| copy.is_some());
+    ensure!(written || outcomes(&world.said).next().is_none(), "no copy of the journal can be read");
     for (name, copy) in world.said.journal.iter().filter_map(|(name, copy)| Some((name, copy.as_ref()?))) {
         whole_copy(copy).with_context(|| format!("{name} on the device"))?;
     }

@@ -24,6 +24,9 @@ use crate::site::{RELEASE_FILES, Release, Site};
 /// Channel and region of the test appliance (`images/overlay/etc/flipside/flipside.toml`).
 const CHANNEL: &str = "stable";
 const REGION: &str = "eu-west";
+/// For what the appliance's own releases are made.
+const COMPATIBLE: &str = "demo-appliance";
+const HARDWARE: &str = "rev-*";
 /// Names of the keys that are believed (`scripts/build-images.sh`).
 const RELEASE_KEY: &str = "release";
 const REGION_KEY: &str = "region";
@@ -107,7 +110,8 @@ impl<'a> Workshop<'a> {
             fs::copy(self.bundle(release, &Publish { key: forger.clone(), ..how.clone() })?, served)?;
         }
         let genuine = key == self.release_key && how.forged_with.is_none();
-        let fit = genuine && how.compatible.is_none() && how.hardware.is_none();
+        let ours = |said: &Option<String>, own: &str| said.as_deref().is_none_or(|said| said == own);
+        let fit = genuine && ours(&how.compatible, COMPATIBLE) && ours(&how.hardware, HARDWARE);
         Ok(Published { release: release.name.clone(), path: format!("/{url}"), size, fit })
     }
 
@@ -287,8 +291,8 @@ fn recipe_of(release: &Release, how: &Publish) -> String {
     let image = |name: &str, kind: &str, file: &str| image(name, kind, &release.image(file));
     format!(
         "compatible = {:?}\nhardware = [{:?}]\nversion = {:?}\ncounter = {}\n{}{}{}",
-        how.compatible.as_deref().unwrap_or("demo-appliance"),
-        how.hardware.as_deref().unwrap_or("rev-*"),
+        how.compatible.as_deref().unwrap_or(COMPATIBLE),
+        how.hardware.as_deref().unwrap_or(HARDWARE),
         release.version,
         release.counter,
         image("rootfs", "block", "rootfs.img"),

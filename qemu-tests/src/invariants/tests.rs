@@ -124,6 +124,11 @@ fn each_break_is_seen() {
     assert_eq!(broken(|w| w.said.history = Err(anyhow!("no"))), ["12"]);
     assert_eq!(broken(|w| w.said.journal[0].1 = Some(copy(8))), ["12"]);
     assert_eq!(broken(|w| w.said.journal[0].1.as_mut().unwrap().truncate(70)), ["12"]);
+    let unread = broken(|w| {
+        w.said.journal.clear();
+        w.said.history = Ok(json!({"outcomes": [{"kind": "started", "release": {"version": "2.0.0"}}]}));
+    });
+    assert_eq!(unread, ["12"]);
     let begun = |ended: &str| {
         let kinds = ["trial", ended, "started"];
         let outcomes = kinds.map(|kind| json!({"kind": kind, "reason": "network", "release": {"version": "2.0.0"}}));
