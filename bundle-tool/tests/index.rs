@@ -84,6 +84,27 @@ fn a_genuine_index_is_never_replaced_blindly() {
 }
 
 #[test]
+fn who_approves_what_the_index_does_not_name_any_more_is_told() {
+    let shop = shop();
+    let approve = ["approve", "--root", "web", "--region", "eu-west", "--channel", "stable", "--key", "keys/eu.pem"];
+    let told = |more: &[&str]| {
+        let run = shop.run(&[&approve[..], more].concat());
+        assert!(run.status.success());
+        String::from_utf8(run.stderr).unwrap()
+    };
+    assert_eq!(told(&["--release", "1.1.0"]), "");
+    assert_eq!(told(&["--release", "1.1.0", "--threshold", "1%"]), "");
+    // Another bundle of that version takes its place.
+    set(&shop, "stranger", 57);
+    shop.release("a.bundle", "1.1.0", 2);
+    shop.ok(&publish(&["--blindly-replace-channel"]));
+    let gone = told(&["--release", "1.1.0", "--threshold", "2%"]);
+    assert!(gone.contains("does not name this 1.1.0") && gone.contains("--remove"), "{gone}");
+    assert_eq!(told(&["--release", "1.1.0", "--remove"]), "");
+    assert_eq!(told(&["--release", "1.1.0"]), "");
+}
+
+#[test]
 fn an_index_that_was_lost_does_not_begin_again() {
     let shop = shop();
     let approve = ["approve", "--root", "web", "--region", "eu-west", "--channel", "stable", "--key", "keys/eu.pem"];

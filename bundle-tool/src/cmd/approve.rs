@@ -131,7 +131,10 @@ fn edit(approval: &mut Approval, web: &WebRoot, args: &Args, wanted: &str) -> Re
         return Ok(());
     }
     let place = match place {
-        Some(place) => place,
+        Some(place) => {
+            warn_when_gone(&approval.entries, place, web, args);
+            place
+        }
         None => {
             approval.entries.push(new_entry(web, args, wanted)?);
             approval.entries.len() - 1
@@ -143,11 +146,30 @@ fn edit(approval: &mut Approval, web: &WebRoot, args: &Args, wanted: &str) -> Re
     }
 }
 
-fn new_entry(web: &WebRoot, args: &Args, wanted: &str) -> Result<Entry> {
-    let path = web.channel(&args.channel);
-    // Not verified: the region does not hold the release keys, and devices check the release itself anyway.
+/// Says so when a rollout names what the channel's index does not, or not any more: another bundle of the same version,
+/// say, took its place.
+fn warn_when_gone(entries: &[Entry], place: usize, web: &WebRoot, args: &Args) {
+    let (Some(entry), Ok(channel)) = (entries.get(place), index(web, &args.channel)) else { return };
+    let named = &entry.release.manifest_sha256;
+    if channel.releases.iter().all(|each| each.release.manifest_sha256 != *named) {
+        eprintln!(
+            "warning: channel {} does not name this {} (manifest {named}), and devices refuse it; publish it again, or \
+             --remove the rollout and approve anew",
+            args.channel, entry.release.version
+        );
+    }
+}
+
+/// The index of a channel. Not verified: the region does not hold the release keys, and devices check the release itself
+/// anyway.
+fn index(web: &WebRoot, channel: &str) -> Result<Channel> {
+    let path = web.channel(channel);
     let envelope = Envelope::parse(&files::document(&path)?).with_context(|| path.display().to_string())?;
-    let channel = Channel::parse(&envelope.payload).with_context(|| path.display().to_string())?;
+    Channel::parse(&envelope.payload).with_context(|| path.display().to_string())
+}
+
+fn new_entry(web: &WebRoot, args: &Args, wanted: &str) -> Result<Entry> {
+    let channel = index(web, &args.channel)?;
     let mut found = channel.releases.iter().filter(|each| is_release(&each.release, wanted));
     let release = found.next().with_context(|| {
         let names = channel.releases.iter().map(|each| each.release.version.to_string()).collect::<Vec<_>>();
