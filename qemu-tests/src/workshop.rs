@@ -27,6 +27,8 @@ const REGION: &str = "eu-west";
 /// For what the appliance's own releases are made.
 const COMPATIBLE: &str = "demo-appliance";
 const HARDWARE: &str = "rev-*";
+/// When every bundle says it was made. Whoever signs it, it is the same release.
+const CREATED: &str = "2026-11-01T00:00:00Z";
 /// Names of the keys that are believed (`scripts/build-images.sh`).
 const RELEASE_KEY: &str = "release";
 const REGION_KEY: &str = "region";
@@ -290,7 +292,7 @@ impl<'a> Workshop<'a> {
 fn recipe_of(release: &Release, how: &Publish) -> String {
     let image = |name: &str, kind: &str, file: &str| image(name, kind, &release.image(file));
     format!(
-        "compatible = {:?}\nhardware = [{:?}]\nversion = {:?}\ncounter = {}\n{}{}{}",
+        "created = \"{CREATED}\"\ncompatible = {:?}\nhardware = [{:?}]\nversion = {:?}\ncounter = {}\n{}{}{}",
         how.compatible.as_deref().unwrap_or(COMPATIBLE),
         how.hardware.as_deref().unwrap_or(HARDWARE),
         release.version,
