@@ -2,8 +2,8 @@
 //!
 //! `/dev/kvm` being there proves little: in nested or restricted environments it opens, even starts a guest, and then
 //! stalls or misbehaves. So KVM is opt-in (`FLIPSIDE_KVM=1`) and is believed only after a probe: a boot sector that ends
-//! the machine by itself. That proves guest code, not a whole system; who asks for KVM knows his machine. Never QEMU's own fallback `kvm:tcg`: a run
-//! that silently changes its speed by a factor of ten makes every deadline a guess.
+//! the machine by itself. That proves guest code, not a whole system; who asks for KVM knows his machine. Never QEMU's own
+//! fallback `kvm:tcg`: a run that silently changes its speed by a factor of ten makes every deadline a guess.
 
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;

@@ -14,6 +14,10 @@ use crate::disk::{Disk, sha256};
 use crate::entries::{Entry, default_entry};
 use crate::site::{Release, Site};
 
+mod journal;
+
+use journal::whole_copy;
+
 /// Most memory the updater may ever have had, KiB. Its parts are bounded: document 1 MiB, one frame per worker (1 MiB
 /// and its zstd window of 8 MiB), program and libraries.
 const MEMORY_KIB: u64 = 96 * 1024;
@@ -373,23 +377,6 @@ fn invariant_12_journal_is_readable(world: &World) -> Result<()> {
     for (name, copy) in world.said.journal.iter().filter_map(|(name, copy)| Some((name, copy.as_ref()?))) {
         whole_copy(copy).with_context(|| format!("{name} on the device"))?;
     }
-    Ok(())
-}
-
-/// A copy of the journal is a line `flipside-copy 1 GENERATION LENGTH SHA256` and then the bytes; the digest is that of
-/// the generation (8 bytes, big-endian) and the bytes. Read here without the updater's code.
-fn whole_copy(copy: &[u8]) -> Result<()> {
-    let mut halves = copy.splitn(2, |byte| *byte == b'\n');
-    let head = String::from_utf8_lossy(halves.next().unwrap_or_default());
-    let body = halves.next().context("no head line")?;
-    let ["flipside-copy", "1", generation, length, digest] = head.split(' ').collect::<Vec<_>>()[..] else {
-        bail!("an odd head line: {head}");
-    };
-    ensure!(length.parse() == Ok(body.len()), "{length} bytes are told, {} are there", body.len());
-    let summed = [&generation.parse::<u64>()?.to_be_bytes(), body].concat();
-    ensure!(sha256(&mut summed.as_slice())? == digest, "the checksum is wrong");
-    let document: Value = serde_json::from_slice(body)?;
-    ensure!(document.get("format").is_some_and(Value::is_u64), "no format is told");
     Ok(())
 }
 

@@ -130,11 +130,11 @@ fn edit(approval: &mut Approval, web: &WebRoot, args: &Args, wanted: &str) -> Re
         approval.entries.remove(place);
         return Ok(());
     }
+    if let Some(entry) = place.and_then(|place| approval.entries.get(place)) {
+        warn_when_gone(entry, web, args);
+    }
     let place = match place {
-        Some(place) => {
-            warn_when_gone(&approval.entries, place, web, args);
-            place
-        }
+        Some(place) => place,
         None => {
             approval.entries.push(new_entry(web, args, wanted)?);
             approval.entries.len() - 1
@@ -148,8 +148,8 @@ fn edit(approval: &mut Approval, web: &WebRoot, args: &Args, wanted: &str) -> Re
 
 /// Says so when a rollout names what the channel's index does not, or not any more: another bundle of the same version,
 /// say, took its place.
-fn warn_when_gone(entries: &[Entry], place: usize, web: &WebRoot, args: &Args) {
-    let (Some(entry), Ok(channel)) = (entries.get(place), index(web, &args.channel)) else { return };
+fn warn_when_gone(entry: &Entry, web: &WebRoot, args: &Args) {
+    let Ok(channel) = index(web, &args.channel) else { return };
     let named = &entry.release.manifest_sha256;
     if channel.releases.iter().all(|each| each.release.manifest_sha256 != *named) {
         eprintln!(

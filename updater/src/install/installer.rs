@@ -116,11 +116,16 @@ impl Pipeline {
         Ok(read)
     }
 
+    /// The manifest of this release, where it is the one that was read last.
+    fn manifest_read(&self, digest: &Digest) -> Option<Manifest> {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.as_ref().filter(|read| read.digest == *digest).map(|read| read.manifest.clone())
+    }
+
     async fn look_for_room(&self, update: &Update) -> Result<(), Error> {
         let (digest, target) = (update.release.manifest_sha256, update.target);
-        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let kept = || Spool::new(&self.setup.releases, digest).manifest().ok();
-        let manifest = match read.filter(|read| read.digest == digest).map(|read| read.manifest).or_else(kept) {
+        let manifest = match self.manifest_read(&digest).or_else(kept) {
             Some(manifest) => manifest,
             // It was offered to a daemon before this one.
             None => self.read_manifest(&update.source, Some(&update.release)).await?.manifest,
