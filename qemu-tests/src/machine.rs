@@ -31,6 +31,8 @@ pub struct Machine {
     qmp: Qmp,
     agent: Agent,
     watchdog: Watchdog,
+    /// Of the processes before this one, when its firmware hung.
+    resets_before: usize,
 }
 
 impl Machine {
@@ -52,7 +54,7 @@ impl Machine {
         let agent = Agent::new(&spec.dir.join("qga"));
         let watchdog = Watchdog::new(&spec);
         let child = guard.0.take().context("QEMU is gone")?;
-        Ok(Self { spec, child, qmp, agent, watchdog })
+        Ok(Self { spec, child, qmp, agent, watchdog, resets_before: 0 })
     }
 
     /// What it is made of.
@@ -85,10 +87,10 @@ impl Machine {
         self.spec.dir.join("console")
     }
 
-    /// Resets since the power came on: reboots, panics with `panic=`, watchdog bites.
+    /// Resets since [`Machine::start`]: reboots, panics with `panic=`, watchdog bites.
     #[must_use]
     pub fn resets(&self) -> usize {
-        self.qmp.count("RESET")
+        self.resets_before + self.qmp.count("RESET")
     }
 
     /// QEMU's process id.
@@ -97,15 +99,30 @@ impl Machine {
         self.child.id()
     }
 
-    /// An error when QEMU has ended by itself; for use in waits, which are hopeless then. A firmware that hangs is reset.
+    /// An error when QEMU has ended by itself; for use in waits, which are hopeless then. A machine whose firmware hangs is
+    /// started again.
     ///
     /// # Errors
     /// QEMU has ended.
     pub fn alive(&mut self) -> Result<()> {
-        match self.child.try_wait()? {
-            None => self.watchdog.look(&self.spec, &self.qmp),
-            Some(status) => Err(anyhow!("QEMU ended ({status}): {}", said(&self.spec.dir))),
+        if let Some(status) = self.child.try_wait()? {
+            return Err(anyhow!("QEMU ended ({status}): {}", said(&self.spec.dir)));
         }
+        if self.watchdog.look(&self.spec, &self.qmp)? { self.start_again() } else { Ok(()) }
+    }
+
+    /// Takes the power away for a moment, in order: what the guest has written is kept. Counts as one reset.
+    fn start_again(&mut self) -> Result<()> {
+        if self.spec.record.is_some() {
+            // What is recorded is one life of the disk, and of QEMU.
+            return self.qmp.command("system_reset", json!({})).map(drop);
+        }
+        let (resets, bites) = (self.resets() + 1, self.watchdog.bites);
+        self.qmp.command("quit", json!({}))?;
+        self.child.wait()?;
+        *self = Self::start(Spec { resume: None, ..self.spec.clone() })?;
+        (self.resets_before, self.watchdog.bites) = (resets, bites);
+        Ok(())
     }
 
     /// Waits for a reset after the first `seen` of them; returns the new number.
@@ -294,20 +311,48 @@ mod tests {
     }
 
     #[test]
-    fn a_firmware_that_says_nothing_is_reset_and_its_registers_are_kept() {
+    fn a_firmware_that_says_nothing_is_started_again_at_most_twice_and_its_registers_are_kept() {
         if !crate::tools::present(&["qemu-system-x86_64", "qemu-img"]) {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
         let base = empty_disk(dir.path());
         let mut machine = Machine::start(Spec::new("hung", &dir.path().join("m"), &base)).unwrap();
+        let first = machine.pid();
         // It has said nothing yet.
         machine.watchdog.silence = Duration::ZERO;
         machine.alive().unwrap();
-        machine.watchdog.silence = Duration::from_secs(3600);
-        machine.wait_reset(0, Duration::from_secs(60)).unwrap();
+        assert_ne!(machine.pid(), first);
+        assert_eq!((machine.resets(), machine.watchdog.bites), (1, 1));
+        // The time begins anew, and so does the patience.
+        let second = machine.pid();
+        machine.alive().unwrap();
+        assert_eq!(machine.pid(), second);
+        for _ in 0..2 {
+            machine.watchdog.silence = Duration::ZERO;
+            machine.alive().unwrap();
+        }
+        assert_eq!((machine.resets(), machine.watchdog.bites), (2, 2));
         let registers = fs::read_to_string(dir.path().join("m").join(crate::firmware::HUNG)).unwrap();
-        assert!(registers.contains("IP="), "{registers}");
+        assert_eq!(registers.matches("CPU#0").count(), 2, "{registers}");
+    }
+
+    #[test]
+    fn a_recorded_machine_whose_firmware_says_nothing_is_reset() {
+        if !crate::tools::present(&["qemu-system-x86_64", "qemu-img"]) {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let base = empty_disk(dir.path());
+        let mut spec = Spec::new("hung", &dir.path().join("m"), &base);
+        spec.record = Some(dir.path().join("record"));
+        let mut machine = Machine::start(spec).unwrap();
+        let first = machine.pid();
+        machine.watchdog.silence = Duration::ZERO;
+        machine.alive().unwrap();
+        machine.watchdog.silence = Duration::from_secs(3600);
+        assert_eq!(machine.wait_reset(0, Duration::from_secs(60)).unwrap(), 1);
+        assert_eq!(machine.pid(), first);
     }
 
     #[test]

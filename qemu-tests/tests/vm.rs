@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         let (scenarios, boots) = run::totals();
         let hung = match firmware::bites() {
             0 => String::new(),
-            n => format!(", {n} machines whose emulated firmware hung were reset (NOTE above)"),
+            n => format!(", {n} times an emulated firmware hung and was started again (NOTE above)"),
         };
         eprintln!("{scenarios} scenarios passed, {boots} boots, {} s{hung}\n", start.elapsed().as_secs());
     }
