@@ -45,7 +45,7 @@ const QUESTIONS: &[(&str, &str)] = &[
 
 /// Saves what a machine that still has power can tell. Never fails: what can not be had is noted in its file.
 pub fn of_machine(machine: &Machine, folder: &Path) {
-    let events: Vec<_> = machine.qmp().events().iter().map(ToString::to_string).collect();
+    let events: Vec<_> = machine.events().iter().map(ToString::to_string).collect();
     note(folder, "qmp-events.jsonl", Ok(events.join("\n").into_bytes()));
     note(folder, "registers.txt", machine.qmp().registers().map(String::into_bytes));
     let agent = machine.agent();

@@ -1,7 +1,7 @@
 //! The emulated firmware now and then hangs after a reset, before it has handed over to a boot loader (seen once in some
 //! 200 boots under TCG). OVMF waits without end for a processor that did not hear its start-up interrupt, which happens on
 //! a busy host (<https://github.com/tianocore/edk2/pull/13164>), and a reset, which keeps the memory, was seen to end there
-//! again. So such a machine loses its power for a moment.
+//! again. So such a machine loses its power for a moment (one whose disk is recorded is only reset).
 //!
 //! Loud, and only while nothing but firmware has spoken since the reset: what a system does is never covered up.
 //! systemd-boot says nothing of its own, so a hang in it would look the same; every bite is counted in the summary.
@@ -15,14 +15,14 @@ use crate::qemu::Spec;
 use crate::qmp::Qmp;
 use anyhow::Result;
 
-/// What firmware needs on a busy machine is a tenth of this.
-const SILENCE: Duration = Duration::from_secs(240);
+/// What firmware needs on a busy machine is a seventh of this.
+const SILENCE: Duration = Duration::from_secs(180);
 /// The registers of a machine that hung, each time it did, in its folder.
 pub const HUNG: &str = "hung.txt";
 /// One that hangs again and again is another fault.
 const MOST_BITES: u32 = 2;
 
-/// Machines that this process took the power from.
+/// Machines that were started again, by all tests of this process.
 static BITES: AtomicUsize = AtomicUsize::new(0);
 
 /// How often a firmware that hung was started again so far.
@@ -70,7 +70,7 @@ impl Watchdog {
         let (resets, length) = (qmp.count("RESET"), length(&serial));
         if resets > self.reset.unwrap_or(0) {
             // What is printed between the reset and this look counts as before: then it is not silent.
-            (self.reset, self.from) = (Some(resets), self.seen.min(length));
+            (self.reset, self.from, self.since) = (Some(resets), self.seen.min(length), Instant::now());
         }
         if length != self.seen || self.reset.is_none() {
             (self.seen, self.since) = (length, Instant::now());
@@ -85,12 +85,17 @@ impl Watchdog {
         self.since = Instant::now();
         BITES.fetch_add(1, Ordering::Relaxed);
         let hung = spec.dir.join(HUNG);
-        std::fs::OpenOptions::new().create(true).append(true).open(&hung)?.write_all(qmp.registers()?.as_bytes())?;
+        let registers = qmp.registers().unwrap_or_else(|e| format!("{e:#}\n"));
+        let kept = std::fs::OpenOptions::new().create(true).append(true).open(&hung);
+        let kept = match kept.and_then(|mut file| file.write_all(registers.as_bytes())) {
+            Ok(()) => hung.display().to_string(),
+            Err(e) => format!("not kept: {e}"),
+        };
         eprintln!(
-            "NOTE: {}: the emulated firmware hung for {} s, before any boot loader spoke; started again (registers: {})",
+            "NOTE: {}: the emulated firmware hung for {} s, before any boot loader spoke; {} (registers: {kept})",
             spec.name,
             self.silence.as_secs(),
-            hung.display()
+            if spec.record.is_some() { "reset" } else { "started again" },
         );
         Ok(true)
     }

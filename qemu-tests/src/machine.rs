@@ -18,7 +18,7 @@ use crate::qemu::{Firmware, Spec, prepare, said, spawn};
 use crate::qmp::Qmp;
 use crate::wait::{Look, until};
 
-/// How long QEMU may take to open its control socket.
+/// How long QEMU may take to open its control socket, or to end.
 const START: Duration = Duration::from_secs(120);
 /// How long a guest may take to power off when asked; systemd's own stop time-out is 90 s.
 const POWER_OFF: Duration = Duration::from_secs(300);
@@ -31,8 +31,9 @@ pub struct Machine {
     qmp: Qmp,
     agent: Agent,
     watchdog: Watchdog,
-    /// Of the processes before this one, when its firmware hung.
+    /// Resets and events of the processes before this one, when its firmware hung.
     resets_before: usize,
+    events_before: Vec<Value>,
 }
 
 impl Machine {
@@ -54,7 +55,7 @@ impl Machine {
         let agent = Agent::new(&spec.dir.join("qga"));
         let watchdog = Watchdog::new(&spec);
         let child = guard.0.take().context("QEMU is gone")?;
-        Ok(Self { spec, child, qmp, agent, watchdog, resets_before: 0 })
+        Ok(Self { spec, child, qmp, agent, watchdog, resets_before: 0, events_before: Vec::new() })
     }
 
     /// What it is made of.
@@ -93,6 +94,12 @@ impl Machine {
         self.resets_before + self.qmp.count("RESET")
     }
 
+    /// All that QEMU told since [`Machine::start`], oldest first.
+    #[must_use]
+    pub fn events(&self) -> Vec<Value> {
+        [self.events_before.clone(), self.qmp.events()].concat()
+    }
+
     /// QEMU's process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -118,11 +125,23 @@ impl Machine {
             return self.qmp.command("system_reset", json!({})).map(drop);
         }
         let (resets, bites) = (self.resets() + 1, self.watchdog.bites);
-        self.qmp.command("quit", json!({}))?;
-        self.child.wait()?;
+        self.quit()?;
+        let events = self.events();
         *self = Self::start(Spec { resume: None, ..self.spec.clone() })?;
-        (self.resets_before, self.watchdog.bites) = (resets, bites);
+        (self.resets_before, self.events_before, self.watchdog.bites) = (resets, events, bites);
         Ok(())
+    }
+
+    /// Lets QEMU write down what it holds, and end.
+    fn quit(&mut self) -> Result<()> {
+        // QEMU does not promise to answer this one.
+        let asked = self.qmp.command("quit", json!({}));
+        until("QEMU to end", START, || match self.child.try_wait() {
+            // Its last words are read as well.
+            Ok(Some(_)) if self.qmp.closed() => Look::Done(()),
+            Ok(_) => Look::NotYet(format!("running; asked to quit: {asked:?}")),
+            Err(e) => Look::Hopeless(e.into()),
+        })
     }
 
     /// Waits for a reset after the first `seen` of them; returns the new number.
@@ -209,8 +228,7 @@ impl Machine {
         let ram = to.join("ram");
         self.qmp.command("migrate", json!({"uri": format!("exec:cat > '{}'", ram.display())}))?;
         migrated(&self.qmp)?;
-        self.qmp.command("quit", json!({}))?;
-        self.child.wait()?;
+        self.quit()?;
         if self.spec.firmware == Firmware::Uefi {
             fs::copy(self.spec.vars(), to.join("vars.fd"))?;
         }
@@ -333,8 +351,35 @@ mod tests {
             machine.alive().unwrap();
         }
         assert_eq!((machine.resets(), machine.watchdog.bites), (2, 2));
+        assert!(machine.events().iter().any(|event| event["event"] == "SHUTDOWN"), "{:?}", machine.events());
         let registers = fs::read_to_string(dir.path().join("m").join(crate::firmware::HUNG)).unwrap();
         assert_eq!(registers.matches("CPU#0").count(), 2, "{registers}");
+    }
+
+    #[test]
+    fn a_reset_after_a_long_silence_is_no_hang() {
+        if !crate::tools::present(&["qemu-system-x86_64", "qemu-img"]) {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let base = empty_disk(dir.path());
+        let mut machine = Machine::start(Spec::new("quiet", &dir.path().join("m"), &base)).unwrap();
+        let first = machine.pid();
+        // Stopped, it says nothing, however long.
+        machine.qmp().command("stop", json!({})).unwrap();
+        machine.watchdog.silence = Duration::from_secs(3600);
+        machine.watchdog.look(&machine.spec, &machine.qmp).unwrap();
+        let quiet = Duration::from_secs(1);
+        std::thread::sleep(quiet);
+        machine.qmp().command("system_reset", json!({})).unwrap();
+        until("the reset", Duration::from_secs(60), || match machine.resets() {
+            0 => Look::NotYet("no reset".into()),
+            _ => Look::Done(()),
+        })
+        .unwrap();
+        machine.watchdog.silence = quiet;
+        machine.alive().unwrap();
+        assert_eq!((machine.pid(), machine.watchdog.bites), (first, 0));
     }
 
     #[test]
