@@ -11,9 +11,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
+
 use crate::qemu::Spec;
 use crate::qmp::Qmp;
-use anyhow::Result;
 
 /// What firmware needs on a busy machine is a seventh of this.
 const SILENCE: Duration = Duration::from_secs(180);
@@ -39,7 +40,8 @@ pub struct Watchdog {
     /// Length of the serial log at the reset, and at the last look.
     from: u64,
     seen: u64,
-    since: Instant,
+    /// When it last spoke, or was reset.
+    pub(crate) since: Instant,
     /// How often it bit this machine.
     pub(crate) bites: u32,
     /// How long is too long.
@@ -64,7 +66,7 @@ impl Watchdog {
     /// Looks; true for a machine whose firmware hangs, which has to be started again.
     ///
     /// # Errors
-    /// QEMU does not answer.
+    /// The serial log can not be read.
     pub fn look(&mut self, spec: &Spec, qmp: &Qmp) -> Result<bool> {
         let serial = spec.serial_log();
         let (resets, length) = (qmp.count("RESET"), length(&serial));
