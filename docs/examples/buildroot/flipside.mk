@@ -14,7 +14,7 @@ define FLIPSIDE_INSTALL_TARGET_CMDS
 		$(TARGET_DIR)/usr/bin/flipside
 	cp -a $(@D)/systemd/usr/. $(TARGET_DIR)/usr/
 	date -u +%Y-%m-%dT%H:%M:%SZ > $(TARGET_DIR)/usr/lib/flipside/build-time
-	mkdir -p $(TARGET_DIR)/efi $(TARGET_DIR)/data $(TARGET_DIR)/var/lib/flipside
+	mkdir -p $(TARGET_DIR)/efi
 endef
 
 $(eval $(cargo-package))
